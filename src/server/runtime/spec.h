@@ -1,0 +1,63 @@
+// What a sandbox is to be: the create body in the domain's words. One struct, one JSON form, one hash; the subject of a
+// create, a pool's template, a snapshot's restore record and of an idempotency key. Immutable once built, reference-
+// counted with an atomic counter: any thread may read it. Image credentials are not part of it and are never stored.
+#ifndef SERVER_RUNTIME_SPEC_H
+#define SERVER_RUNTIME_SPEC_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/encode.h"
+#include "base/error.h"
+
+struct pair {
+    char *name, *value;
+};
+struct pairs {
+    struct pair *items;
+    size_t count;
+};
+
+enum volume_kind { VOLUME_HOST, VOLUME_NAMED };
+struct volume_spec {
+    char *name, *mount_path;
+    char *source;   // VOLUME_HOST: host path; VOLUME_NAMED: claim name
+    char *sub_path; // NULL or "" = none
+    enum volume_kind kind;
+    bool read_only;
+};
+
+struct sandbox_spec {
+    unsigned refs;
+    char *image;       // reference as the user wrote it; NULL when restored from a snapshot
+    char *snapshot_id; // NULL: none
+    char **entrypoint; // NULL-terminated
+    size_t entrypoint_count;
+    struct pairs env, metadata, extensions;
+    bool has_metadata;      // the member was there (an empty map is echoed on create)
+    int64_t timeout_s;      // 0: until deleted
+    uint64_t cpu_millis;    // 0: no limit
+    uint64_t memory_bytes;  // 0: no limit
+    uint64_t pids;          // 0: the configured default
+    char *platform_os, *platform_arch; // NULL: not asked for
+    bool secure_access;
+    struct volume_spec *volumes;
+    size_t volume_count;
+};
+
+struct sandbox_spec *spec_new(void); // empty, one reference; filled by its maker before it is shared
+struct sandbox_spec *spec_ref(struct sandbox_spec *s);
+void spec_unref(struct sandbox_spec *s); // NULL is fine
+// `["tail","-f","/dev/null"]`, which clients send by default and execd idles for instead of running it.
+bool spec_entrypoint_idles(const struct sandbox_spec *s);
+// The stored form (not the wire form). spec_from_json() refuses what spec_to_json() would not have written.
+json_t *spec_to_json(const struct sandbox_spec *s);
+struct sandbox_spec *spec_from_json(const json_t *j, struct error *err);
+int spec_hash(const struct sandbox_spec *s, uint8_t out[SHA256_SIZE]);
+int pairs_add(struct pairs *p, const char *name, const char *value); // copies; -1: no memory. Replaces a same name
+const char *pairs_get(const struct pairs *p, const char *name);
+void pairs_clear(struct pairs *p);
+
+#endif

@@ -1,0 +1,55 @@
+// A sandbox as the control plane knows it. Owned by the registry, loop thread only. `state` is assigned in state.c alone.
+#ifndef SERVER_SANDBOX_SANDBOX_H
+#define SERVER_SANDBOX_SANDBOX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/heap.h"
+#include "base/list.h"
+#include "server/runtime/runtime.h"
+
+enum sandbox_state {
+    SANDBOX_PENDING,
+    SANDBOX_RUNNING,
+    SANDBOX_PAUSING,
+    SANDBOX_PAUSED,
+    SANDBOX_RESUMING,
+    SANDBOX_STOPPING,
+    SANDBOX_TERMINATED,
+    SANDBOX_FAILED,
+    SANDBOX_STATE_COUNT
+};
+
+enum { SANDBOX_REASON_MAX = 64, SANDBOX_TOKEN_SIZE = 48 };
+
+struct operation;
+struct sandbox {
+    char id[SANDBOX_ID_SIZE];
+    enum sandbox_state state;
+    char reason[SANDBOX_REASON_MAX];
+    char message[ERROR_MESSAGE_MAX];
+    struct sandbox_spec *spec;
+    struct pairs metadata;   // current map (spec->metadata is the one of the create)
+    char image_id[96];
+    char runtime_state[RUNTIME_STATE_MAX];
+    int64_t created_us, changed_us;
+    int64_t expires_us; // wall clock; 0: until deleted
+    int64_t forget_us;  // an ended sandbox's record goes then; 0 while it lives
+    struct runtime_phase phases[RUNTIME_PHASES_MAX]; // of its provisioning
+    unsigned phase_count;
+    bool deleting;      // a delete was accepted: GET answers 404, the list does not show it
+    struct error failure; // why provisioning failed, for endpoint look-ups of a Failed one
+    // private to the domain
+    struct heap_node expiry;       // expiry.c
+    struct list order;             // registry.c: by created_us, newest first
+    struct operation *running;     // at most one operation at a time
+    struct list queued;            // operations that wait for it
+    struct list waiters;           // proxy requests held while Pending (endpoint.c)
+    void *upstreams;               // api/proxy.c: per-port upstreams; released through registry's on_remove hook
+};
+
+const char *sandbox_state_name(enum sandbox_state s); // "Pending" ...; Pausing, Resuming, Stopping as the wire knows them
+int sandbox_state_parse(const char *name, enum sandbox_state *ret); // any case; -1 unknown
+
+#endif
