@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#undef alloca // a macro of the C library: poison wants a plain name
 #pragma GCC poison strcpy strcat sprintf vsprintf strncpy strtok atoi atol atoll strtol strtoul
 #pragma GCC poison strtoll strtoull sscanf gets system popen gmtime localtime getpwnam alloca usleep
 

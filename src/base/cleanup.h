@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define cleanup(f) __attribute__((cleanup(f)))
+#define cleanup(f) __attribute__((__cleanup__(f)))
 
 static inline void cleanup_free_p(void *p) { free(*(void **)p); }
 static inline void cleanup_close_p(const int *fd) {

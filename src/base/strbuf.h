@@ -25,6 +25,6 @@ char *strbuf_reserve(struct strbuf *sb, size_t len);
 void strbuf_consume(struct strbuf *sb, size_t len); // drops bytes from the front
 char *strbuf_detach(struct strbuf *sb);             // malloc'd, NUL-terminated; NULL when failed; sb is empty again
 
-#define cleanup_strbuf __attribute__((cleanup(strbuf_free)))
+#define cleanup_strbuf __attribute__((__cleanup__(strbuf_free)))
 
 #endif

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/strbuf.h"
 
-#define cleanup_json __attribute__((cleanup(json_cleanup_p)))
+#define cleanup_json __attribute__((__cleanup__(json_cleanup_p)))
 static inline void json_cleanup_p(json_t **j) { json_decref(*j); }
 
 void json_init(void);
