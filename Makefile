@@ -1,0 +1,93 @@
+# The front door. Everything real is in meson.build, tools/ and tests/.
+SHELL := /bin/bash
+BUILD ?= build
+export OPENSANDBOX_BUILD := $(abspath $(BUILD))
+PYTEST = $(BUILD)/venv/bin/python -m pytest -p no:cacheprovider
+
+.DEFAULT_GOAL := help
+.PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-all sanitize fuzz lint \
+	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check vectors docs-check clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what build and run need (Debian, Ubuntu)
+	tools/deps.sh run
+
+deps-test: deps ## install what lint and tests need as well
+	tools/deps.sh test $(BUILD)/venv
+
+$(BUILD)/release/build.ninja:
+	meson setup $(BUILD)/release --buildtype=release -Dtests=false -Dbench=false -Dfailpoints=false
+
+build: $(BUILD)/release/build.ninja ## the programs, optimised: build/release/src/...
+	@ninja -C $(BUILD)/release
+
+$(BUILD)/test/build.ninja:
+	meson setup $(BUILD)/test --buildtype=debugoptimized
+	@ln -sf $(BUILD)/test/compile_commands.json compile_commands.json
+
+build-test: $(BUILD)/test/build.ninja ## programs and tests, with debug information
+	@ninja -C $(BUILD)/test
+
+install: build ## into DESTDIR and prefix /usr/local
+	meson install -C $(BUILD)/release --no-rebuild
+
+quickstart: ## install, build, start a server, run a command and a Python program in a sandbox
+	@tools/deps.sh run
+	@$(MAKE) -s build >$(BUILD).log 2>&1 || { cat $(BUILD).log; rm -f $(BUILD).log; exit 1; }; rm -f $(BUILD).log
+	@python3 tools/quickstart.py start
+
+stop: ## end the quickstart server and remove what it made
+	@python3 tools/quickstart.py stop
+
+run: build ## the server in the foreground with CONFIG=file
+	$(BUILD)/release/src/server/opensandbox-server $(if $(CONFIG),--config $(CONFIG))
+
+test: deps-test build-test ## unit, component, e2e and short fuzz; at most 12 minutes
+	@tools/check.sh unit e2e fuzz
+
+test-unit: build-test ## unit and component tests only
+	@tools/check.sh unit
+
+test-e2e: build-test ## real programs and official clients; ARGS=... for pytest
+	@tools/check.sh e2e
+
+test-all: deps-test build-test ## what CI runs: test, sanitizers, faults, checks in short form
+	@CHECK_SHORT=1 tools/check.sh unit e2e fuzz sanitize leak crash quickstart
+
+sanitize: deps-test ## unit tests under ASan and UBSan
+	@tools/check.sh sanitize
+
+fuzz: deps-test ## every fuzz target, SECONDS=600 each
+	@FUZZ_SECONDS=$(or $(SECONDS),600) tools/check.sh fuzz
+
+vectors: build-test ## the malformed-request vectors
+	@tools/check.sh vectors
+
+leak-check: deps-test build-test ## nothing is left after 100 sandboxes
+	@tools/check.sh leak
+
+crash-check: deps-test build-test ## kill -9 at each store write and at random moments
+	@tools/check.sh crash
+
+isolation-check: deps-test build-test ## what a sandbox can reach, with a control run
+	@tools/check.sh isolation
+
+hostile-check: deps-test build-test ## hostile images beside a canary tree
+	@tools/check.sh hostile
+
+quickstart-check: ## quickstart twice from a clean clone, then stop
+	@tools/check.sh quickstart
+
+lint: deps-test build-test ## format, clang-tidy, cppcheck, dependency law, banned functions, size budgets, headers
+	@tools/lint.sh
+
+bench: deps-test build ## measure; writes build/bench.json
+	@python3 bench/bench.py run
+
+bench-check: deps-test build ## measure what is missing and compare with the targets
+	@python3 bench/bench.py check
+
+clean: ## remove the build directory
+	rm -rf $(BUILD) compile_commands.json

@@ -1,0 +1,227 @@
+"""A real opensandbox-server on a private state directory, for e2e tests, checks and benchmarks.
+
+Every server gets its own directories, network pool, port and API key, so that several run on one host side by side.
+"""
+import http.client
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = pathlib.Path(os.environ.get("OPENSANDBOX_BUILD", ROOT / "build"))
+BASE_TAR = pathlib.Path("/var/cache/opensandbox/base-bookworm.tar")
+IMAGE = "opensandbox/base:bookworm"
+IDLE = ["tail", "-f", "/dev/null"]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def base_tar():
+    """The base image's root tarball, made once per machine from Debian packages."""
+    if not BASE_TAR.exists():
+        subprocess.run([str(ROOT / "tools/base_image.sh"), str(BASE_TAR)], check=True)
+    return BASE_TAR
+
+
+def wait_until(condition, what, seconds=30.0):
+    """Polls a condition of another process; fails loudly, never passes by time."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.005)
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+    def __repr__(self):
+        return f"<{self.status} {self.body[:300]!r}>"
+
+
+class Server:
+    """One server process; `config` is a dict of sections laid over the defaults."""
+
+    def __init__(self, config=None, binary=None, state=None, env=None):
+        self.binary = str(binary or BUILD / "test/src/server/opensandbox-server")
+        self.own_state = state is None
+        self.state = pathlib.Path(state or tempfile.mkdtemp(prefix="osb-", dir="/var/lib"))
+        self.state.chmod(0o711)
+        self.port = free_port()
+        self.key = secrets.token_hex(32)
+        self.env = dict(os.environ, **(env or {}))
+        self.process = None
+        net = secrets.randbelow(64)
+        self.sections = {
+            "server": {"host": "127.0.0.1", "port": self.port, "api_key": self.key},
+            "runtime": {"type": "oci"},
+            "oci": {"state_dir": str(self.state / "oci"), "network": f"10.{64 + net}.{secrets.randbelow(16) * 16}.0/20"},
+            "store": {"path": str(self.state / "store" / "opensandbox.db")},
+            "log": {"level": "DEBUG" if os.environ.get("OPENSANDBOX_TEST_DEBUG") else "INFO"},
+        }
+        for section, values in (config or {}).items():
+            self.sections.setdefault(section, {}).update(values)
+        self.config = self.state / "config.toml"
+        self.write_config()
+        self.log_path = self.state / "server.log"
+
+    def write_config(self):
+        text = ""
+        for section, values in self.sections.items():
+            text += f"[{section}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+        fd = os.open(self.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as f:
+            f.write(text)
+
+    @property
+    def base(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def cli(self, *args, check=True, timeout=300):
+        return subprocess.run([self.binary, "--config", str(self.config), *args], check=check, timeout=timeout,
+                              capture_output=True, text=True, env=self.env)
+
+    def import_base(self):
+        done = self.cli("image", "import", str(base_tar()), IMAGE, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start(self, ready=True, extra_env=None):
+        log = open(self.log_path, "ab")
+        self.process = subprocess.Popen([self.binary, "--config", str(self.config)], stdin=subprocess.DEVNULL, stdout=log,
+                                        stderr=log, env=dict(self.env, **(extra_env or {})))
+        log.close()
+        if ready:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, seconds=60):
+        def ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"server ended with {self.process.returncode}:\n{self.log()}")
+            try:
+                return self.request("GET", "/readyz", key=None).status == 200
+            except OSError:
+                return False
+        wait_until(ready, "server ready", seconds)
+
+    def log(self):
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def stop(self, seconds=40):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError("server did not end after SIGTERM:\n" + self.log()[-3000:])
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def remove(self):
+        """Deletes every sandbox, stops, removes the directories."""
+        if self.process and self.process.poll() is None:
+            try:
+                for sb in self.sandboxes():
+                    self.request("DELETE", f"/v1/sandboxes/{sb['id']}")
+            except (OSError, AssertionError):
+                pass
+            self.stop()
+        if self.own_state:
+            shutil.rmtree(self.state, ignore_errors=True)
+
+    # ---- requests -------------------------------------------------------------------------------------------
+    def request(self, method, path, body=None, headers=None, key="own", timeout=60, raw=None):
+        h = dict(headers or {})
+        if key == "own":
+            h.setdefault("OPEN-SANDBOX-API-KEY", self.key)
+        elif key:
+            h["OPEN-SANDBOX-API-KEY"] = key
+        data = raw
+        if body is not None:
+            data = json.dumps(body).encode()
+            h.setdefault("Content-Type", "application/json")
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            c.request(method, path, body=data, headers=h)
+            r = c.getresponse()
+            return Reply(r.status, r.headers, r.read())
+        finally:
+            c.close()
+
+    def sandboxes(self):
+        out, page = [], 1
+        while True:
+            r = self.request("GET", f"/v1/sandboxes?pageSize=200&page={page}")
+            assert r.status == 200, r
+            j = r.json()
+            out += j["items"]
+            if not j["pagination"]["hasNextPage"]:
+                return out
+            page += 1
+
+    def create(self, expect=202, **members):
+        body = {"image": {"uri": IMAGE}, "entrypoint": IDLE, "resourceLimits": {"cpu": "1", "memory": "512Mi"}, "timeout": 600}
+        body.update(members)
+        r = self.request("POST", "/v1/sandboxes", {k: v for k, v in body.items() if v is not None})
+        assert r.status == expect, r
+        return r.json()
+
+    def delete(self, sandbox_id, expect=204):
+        r = self.request("DELETE", f"/v1/sandboxes/{sandbox_id}")
+        assert r.status == expect, r
+
+    def get(self, sandbox_id, expect=200):
+        r = self.request("GET", f"/v1/sandboxes/{sandbox_id}")
+        assert r.status == expect, r
+        return r.json() if expect == 200 else None
+
+    def execd_headers(self, sandbox_id):
+        r = self.request("GET", f"/v1/sandboxes/{sandbox_id}/endpoints/44772")
+        assert r.status == 200, r
+        return r.json()["headers"]
+
+    def execd(self, method, sandbox_id, path, headers=None, **kw):
+        return self.request(method, f"/v1/sandboxes/{sandbox_id}/proxy/44772{path}",
+                            headers={**self.execd_headers(sandbox_id), **(headers or {})}, key=None, **kw)
+
+    def events(self, sandbox_id, **body):
+        r = self.execd("POST", sandbox_id, "/command", body=body)
+        assert r.status == 200, r
+        return [json.loads(part) for part in r.body.split(b"\n\n") if part.strip()]
+
+    def run(self, sandbox_id, command, **body):
+        """(exit code, stdout, stderr) of a foreground command."""
+        out, err, code = "", "", None
+        for e in self.events(sandbox_id, command=command, **body):
+            if e["type"] == "stdout":
+                out += e["text"]
+            elif e["type"] == "stderr":
+                err += e["text"]
+            elif e["type"] == "execution_complete":
+                code = 0
+            elif e["type"] == "error":
+                code = int(e["error"]["evalue"]) if e["error"]["evalue"].lstrip("-").isdigit() else e["error"]["evalue"]
+        return code, out, err
