@@ -45,40 +45,40 @@ run: build ## the server in the foreground with CONFIG=file
 	$(BUILD)/release/src/server/opensandbox-server $(if $(CONFIG),--config $(CONFIG))
 
 test: deps-test build-test ## unit, component, e2e and short fuzz; at most 12 minutes
-	@tools/check.sh unit e2e fuzz
+	@python3 tools/check.py unit e2e fuzz
 
 test-unit: build-test ## unit and component tests only
-	@tools/check.sh unit
+	@python3 tools/check.py unit
 
 test-e2e: build-test ## real programs and official clients; ARGS=... for pytest
-	@tools/check.sh e2e
+	@python3 tools/check.py e2e
 
 test-all: deps-test build-test ## what CI runs: test, sanitizers, faults, checks in short form
-	@CHECK_SHORT=1 tools/check.sh unit e2e fuzz sanitize leak crash quickstart
+	@CHECK_SHORT=1 python3 tools/check.py unit e2e fuzz sanitize leak crash quickstart
 
 sanitize: deps-test ## unit tests under ASan and UBSan
-	@tools/check.sh sanitize
+	@python3 tools/check.py sanitize
 
 fuzz: deps-test ## every fuzz target, SECONDS=600 each
-	@FUZZ_SECONDS=$(or $(SECONDS),600) tools/check.sh fuzz
+	@FUZZ_SECONDS=$(or $(SECONDS),600) python3 tools/check.py fuzz
 
 vectors: build-test ## the malformed-request vectors
-	@tools/check.sh vectors
+	@python3 tools/check.py vectors
 
 leak-check: deps-test build-test ## nothing is left after 100 sandboxes
-	@tools/check.sh leak
+	@python3 tools/check.py leak
 
 crash-check: deps-test build-test ## kill -9 at each store write and at random moments
-	@tools/check.sh crash
+	@python3 tools/check.py crash
 
 isolation-check: deps-test build-test ## what a sandbox can reach, with a control run
-	@tools/check.sh isolation
+	@python3 tools/check.py isolation
 
 hostile-check: deps-test build-test ## hostile images beside a canary tree
-	@tools/check.sh hostile
+	@python3 tools/check.py hostile
 
 quickstart-check: ## quickstart twice from a clean clone, then stop
-	@tools/check.sh quickstart
+	@python3 tools/check.py quickstart
 
 lint: deps-test build-test ## format, clang-tidy, cppcheck, dependency law, banned functions, size budgets, headers
 	@tools/lint.sh
