@@ -11,7 +11,9 @@ struct arena_block {
     _Alignas(ALIGN) char data[];
 };
 
-void arena_init(struct arena *a, size_t max) { *a = (struct arena){.max = max}; }
+void arena_init(struct arena *a, size_t max) {
+    *a = (struct arena){.max = max};
+}
 
 void arena_free(struct arena *a) {
     for (struct arena_block *b = a->blocks, *next; b; b = next) {
@@ -48,7 +50,9 @@ char *arena_strndup(struct arena *a, const char *text, size_t len) {
     return copy;
 }
 
-char *arena_strdup(struct arena *a, const char *text) { return arena_strndup(a, text, strlen(text)); }
+char *arena_strdup(struct arena *a, const char *text) {
+    return arena_strndup(a, text, strlen(text));
+}
 
 char *arena_printf(struct arena *a, const char *format, ...) {
     va_list ap, again;

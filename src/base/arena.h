@@ -1,5 +1,5 @@
-// Memory of one request: allocated piece by piece, freed at once. Every piece is zeroed and aligned for any type.
-// NULL when out of memory or past the maximum given at init. One owner, any thread.
+// Memory of one request: allocated piece by piece, freed at once. Every piece is zeroed and aligned
+// for any type. NULL when out of memory or past the maximum given at init. One owner, any thread.
 #ifndef BASE_ARENA_H
 #define BASE_ARENA_H
 

@@ -1,5 +1,5 @@
-// Functions that fail the build (docs/c-style.md, "Banned"). Force-included before every file of ours:
-// the system headers that declare them come first, then their names stop meaning anything.
+// Functions that fail the build (docs/c-style.md, "Banned"). Force-included before every file of
+// ours: the system headers that declare them come first, then their names stop meaning anything.
 #ifndef BASE_BANNED_H
 #define BASE_BANNED_H
 

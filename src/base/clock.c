@@ -25,8 +25,8 @@ static void split(int64_t sec, struct tm *tm) {
 void clock_format_ns(int64_t sec, int64_t nsec, char text[CLOCK_TEXT_MAX]) {
     struct tm tm;
     split(sec, &tm);
-    int n = snprintf(text, CLOCK_TEXT_MAX, "%04d-%02d-%02dT%02d:%02d:%02d", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday,
-                     tm.tm_hour, tm.tm_min, tm.tm_sec);
+    int n = snprintf(text, CLOCK_TEXT_MAX, "%04d-%02d-%02dT%02d:%02d:%02d", tm.tm_year + 1900,
+                     tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
     if (nsec) {
         n += snprintf(text + n, CLOCK_TEXT_MAX - (size_t)n, ".%09d", (int)nsec);
         while (text[n - 1] == '0')
@@ -39,19 +39,21 @@ void clock_format(int64_t wall_us, char text[CLOCK_TEXT_MAX]) {
     int64_t sec = wall_us / 1000000, us = wall_us % 1000000;
     struct tm tm;
     split(sec, &tm);
-    int n = snprintf(text, CLOCK_TEXT_MAX, "%04d-%02d-%02dT%02d:%02d:%02d", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday,
-                     tm.tm_hour, tm.tm_min, tm.tm_sec);
+    int n = snprintf(text, CLOCK_TEXT_MAX, "%04d-%02d-%02dT%02d:%02d:%02d", tm.tm_year + 1900,
+                     tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
     if (us)
         n += snprintf(text + n, CLOCK_TEXT_MAX - (size_t)n, ".%06d", (int)us);
     (void)snprintf(text + n, CLOCK_TEXT_MAX - (size_t)n, "Z");
 }
 
 void clock_format_http(int64_t sec, char text[CLOCK_TEXT_MAX]) {
-    static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    static const char days[] = "SunMonTueWedThuFriSat",
+                      months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     struct tm tm;
     split(sec, &tm);
-    (void)snprintf(text, CLOCK_TEXT_MAX, "%.3s, %02d %.3s %04d %02d:%02d:%02d GMT", days + 3 * tm.tm_wday, tm.tm_mday,
-                   months + 3 * tm.tm_mon, tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
+    (void)snprintf(text, CLOCK_TEXT_MAX, "%.3s, %02d %.3s %04d %02d:%02d:%02d GMT",
+                   days + 3 * tm.tm_wday, tm.tm_mday, months + 3 * tm.tm_mon, tm.tm_year + 1900,
+                   tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
 // Two digits at *p in a range, behind an optional separator. Moves *p.
@@ -125,7 +127,8 @@ int clock_parse(const char *text, int64_t *ret_wall_us) {
             return -1;
         p++;
         if (!two(&p, 0, 0, 23, &tm.tm_hour) || !two(&p, ':', 0, 59, &tm.tm_min) ||
-            (*p == ':' && !two(&p, ':', 0, 59, &tm.tm_sec)) || !fraction(&p, &us) || !offset(&p, &away) || *p)
+            (*p == ':' && !two(&p, ':', 0, 59, &tm.tm_sec)) || !fraction(&p, &us) ||
+            !offset(&p, &away) || *p)
             return -1;
     }
     tm.tm_year = (int)year - 1900;

@@ -7,8 +7,10 @@
 #include "base/random.h"
 
 static const char digits[] = "0123456789abcdef";
-static const char base64_alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-static const char base64url_alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+static const char base64_alphabet[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+static const char base64url_alphabet[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 void encode_hex(const void *data, size_t len, char *text) {
     const uint8_t *b = data;
@@ -45,7 +47,8 @@ static size_t encode64(const void *data, size_t len, char *text, const char *alp
     size_t n = 0;
     for (size_t i = 0; i < len; i += 3) {
         size_t left = len - i;
-        uint32_t v = (uint32_t)b[i] << 16 | (left > 1 ? (uint32_t)b[i + 1] << 8 : 0) | (left > 2 ? b[i + 2] : 0);
+        uint32_t v = (uint32_t)b[i] << 16 | (left > 1 ? (uint32_t)b[i + 1] << 8 : 0) |
+                     (left > 2 ? b[i + 2] : 0);
         for (size_t k = 0; k < 4; k++)
             if (k <= left)
                 text[n++] = alphabet[v >> (18 - 6 * k) & 63];
@@ -56,7 +59,9 @@ static size_t encode64(const void *data, size_t len, char *text, const char *alp
     return n;
 }
 
-size_t encode_base64(const void *data, size_t len, char *text) { return encode64(data, len, text, base64_alphabet, true); }
+size_t encode_base64(const void *data, size_t len, char *text) {
+    return encode64(data, len, text, base64_alphabet, true);
+}
 
 size_t encode_base64url(const void *data, size_t len, char *text) {
     return encode64(data, len, text, base64url_alphabet, false);
@@ -69,7 +74,9 @@ long decode_base64(const char *text, size_t text_len, void *data, size_t size) {
         return -1;
     for (size_t i = 0; i < text_len; i += 4) {
         uint32_t v = 0;
-        size_t pad = i + 4 == text_len ? (size_t)(text[i + 3] == '=') + (text[i + 3] == '=' && text[i + 2] == '=') : 0;
+        size_t pad = i + 4 == text_len
+                         ? (size_t)(text[i + 3] == '=') + (text[i + 3] == '=' && text[i + 2] == '=')
+                         : 0;
         for (size_t k = 0; k < 4 - pad; k++) {
             const char *at = text[i + k] ? strchr(base64_alphabet, text[i + k]) : NULL;
             if (!at)
@@ -124,7 +131,8 @@ int sha256_fd(int fd, uint8_t out[SHA256_SIZE]) {
 }
 
 // RFC 2104
-void hmac_sha256(const void *key, size_t key_len, const void *data, size_t len, uint8_t out[SHA256_SIZE]) {
+void hmac_sha256(const void *key, size_t key_len, const void *data, size_t len,
+                 uint8_t out[SHA256_SIZE]) {
     enum { BLOCK = 64 };
     uint8_t pad[BLOCK] = {0};
     SHA2_CTX c;

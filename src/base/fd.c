@@ -80,16 +80,19 @@ int fd_sync_dir(int at, const char *path) {
     return fd < 0 ? -1 : fsync(fd);
 }
 
-int fd_replace_file(int at, const char *path, const void *data, size_t len, mode_t mode, struct error *err) {
+int fd_replace_file(int at, const char *path, const void *data, size_t len, mode_t mode,
+                    struct error *err) {
     char beside[4096], parent[4096], salt[9];
     random_hex(salt, 8);
     if (snprintf(beside, sizeof beside, "%s.tmp-%s", path, salt) >= (int)sizeof beside)
         return error_errno(err, ENAMETOOLONG, "%s", path);
     (void)snprintf(parent, sizeof parent, "%s", path);
-    cleanup_close int fd = openat(at, beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    cleanup_close int fd =
+        openat(at, beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return error_errno(err, errno, "%s", beside);
-    if (fchmod(fd, mode) || fd_write_all(fd, data, len) || fsync(fd) || renameat(at, beside, at, path)) {
+    if (fchmod(fd, mode) || fd_write_all(fd, data, len) || fsync(fd) ||
+        renameat(at, beside, at, path)) {
         int why = errno;
         (void)unlinkat(at, beside, 0); // best effort: the failure that counts is `why`
         return error_errno(err, why, "%s", path);

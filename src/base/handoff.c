@@ -40,7 +40,8 @@ int handoff_log_append(struct handoff_log *log, const void *data, size_t len) {
         len = HANDOFF_LOG_BYTES;
     }
     while (len) {
-        size_t at = log->total % HANDOFF_LOG_BYTES, n = HANDOFF_LOG_BYTES - at < len ? HANDOFF_LOG_BYTES - at : len;
+        size_t at = log->total % HANDOFF_LOG_BYTES,
+               n = HANDOFF_LOG_BYTES - at < len ? HANDOFF_LOG_BYTES - at : len;
         ssize_t done = pwrite(log->fd, p, n, (off_t)(HEADER + at));
         if (done < 0 && errno == EINTR)
             continue;
@@ -70,7 +71,8 @@ static int read_part(int fd, struct strbuf *sb, size_t at, size_t len) {
 int handoff_log_read(int fd, struct strbuf *sb) {
     unsigned char h[HEADER];
     struct stat st;
-    if (pread(fd, h, sizeof h, 0) != HEADER || memcmp(h, magic, sizeof magic) != 0 || fstat(fd, &st))
+    if (pread(fd, h, sizeof h, 0) != HEADER || memcmp(h, magic, sizeof magic) != 0 ||
+        fstat(fd, &st))
         return -1;
     uint64_t total = get_le64(h + 8);
     size_t at = total % HANDOFF_LOG_BYTES;

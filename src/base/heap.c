@@ -1,6 +1,8 @@
 #include "base/heap.h"
 
-void heap_init(struct heap *h) { *h = (struct heap){0}; }
+void heap_init(struct heap *h) {
+    *h = (struct heap){0};
+}
 
 void heap_clear(struct heap *h) {
     for (size_t i = 0; i < h->count; i++)
@@ -57,4 +59,6 @@ void heap_remove(struct heap *h, struct heap_node *node) {
     }
 }
 
-struct heap_node *heap_peek(const struct heap *h) { return h->count ? h->nodes[0] : NULL; }
+struct heap_node *heap_peek(const struct heap *h) {
+    return h->count ? h->nodes[0] : NULL;
+}

@@ -17,9 +17,12 @@ struct heap {
 
 void heap_init(struct heap *h);
 void heap_clear(struct heap *h); // forgets all nodes, frees the array
-int heap_push(struct heap *h, struct heap_node *node, int64_t key); // moves it when it is in; -1: no memory
-void heap_remove(struct heap *h, struct heap_node *node);           // nothing when it is not in
-struct heap_node *heap_peek(const struct heap *h);                  // smallest, NULL when empty
-static inline int heap_contains(const struct heap_node *node) { return node->index != 0; }
+int heap_push(struct heap *h, struct heap_node *node,
+              int64_t key);                               // moves it when it is in; -1: no memory
+void heap_remove(struct heap *h, struct heap_node *node); // nothing when it is not in
+struct heap_node *heap_peek(const struct heap *h);        // smallest, NULL when empty
+static inline int heap_contains(const struct heap_node *node) {
+    return node->index != 0;
+}
 
 #endif

@@ -26,16 +26,21 @@ void log_configure(enum log_level level, enum log_format format, int fd) {
     config.fd = fd;
 }
 
-void log_set_level(enum log_level level) { __atomic_store_n(&config.level, level, __ATOMIC_RELAXED); }
+void log_set_level(enum log_level level) {
+    __atomic_store_n(&config.level, level, __ATOMIC_RELAXED);
+}
 
-bool log_enabled(enum log_level level) { return level >= __atomic_load_n(&config.level, __ATOMIC_RELAXED); }
+bool log_enabled(enum log_level level) {
+    return level >= __atomic_load_n(&config.level, __ATOMIC_RELAXED);
+}
 
 int log_level_parse(const char *name, enum log_level *ret_level) {
     static const struct {
         const char *name;
         enum log_level level;
-    } known[] = {{"DEBUG", LOG_LEVEL_DEBUG},     {"INFO", LOG_LEVEL_INFO},   {"WARNING", LOG_LEVEL_WARNING},
-                 {"WARN", LOG_LEVEL_WARNING},    {"ERROR", LOG_LEVEL_ERROR}, {"CRITICAL", LOG_LEVEL_ERROR}};
+    } known[] = {{"DEBUG", LOG_LEVEL_DEBUG},     {"INFO", LOG_LEVEL_INFO},
+                 {"WARNING", LOG_LEVEL_WARNING}, {"WARN", LOG_LEVEL_WARNING},
+                 {"ERROR", LOG_LEVEL_ERROR},     {"CRITICAL", LOG_LEVEL_ERROR}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcasecmp(name, known[i].name)) {
             *ret_level = known[i].level;
@@ -44,7 +49,9 @@ int log_level_parse(const char *name, enum log_level *ret_level) {
     return -1;
 }
 
-void log_context(const char *request_id) { context = request_id; }
+void log_context(const char *request_id) {
+    context = request_id;
+}
 
 // A JSON string with its quotes; control characters escaped, the rest made valid UTF-8.
 static void add_json(struct strbuf *sb, const char *text) {

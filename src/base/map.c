@@ -18,7 +18,8 @@ static uint64_t hash_of(const char *key) {
         uint64_t fresh;
         random_bytes(&fresh, sizeof fresh);
         uint64_t none = 0;
-        (void)__atomic_compare_exchange_n(&seed, &none, fresh | 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+        (void)__atomic_compare_exchange_n(&seed, &none, fresh | 1, false, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED);
     }
     uint64_t h = __atomic_load_n(&seed, __ATOMIC_RELAXED) ^ 14695981039346656037ULL;
     for (const unsigned char *p = (const unsigned char *)key; *p; p++)
@@ -26,7 +27,9 @@ static uint64_t hash_of(const char *key) {
     return h ^ h >> 32;
 }
 
-void map_init(struct map *m) { *m = (struct map){0}; }
+void map_init(struct map *m) {
+    *m = (struct map){0};
+}
 
 void map_clear(struct map *m) {
     for (size_t i = 0; i < m->size; i++)

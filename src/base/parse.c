@@ -65,9 +65,20 @@ int parse_memory(const char *text, uint64_t *ret_bytes) {
     static const struct {
         const char *name;
         uint64_t factor;
-    } units[] = {{"", 1},         {"b", 1},           {"k", 1000},       {"kb", 1000},       {"ki", 1ULL << 10},
-                 {"m", 1000000},  {"mb", 1000000},    {"mi", 1ULL << 20}, {"g", 1000000000},  {"gb", 1000000000},
-                 {"gi", 1ULL << 30}, {"t", 1000000000000}, {"tb", 1000000000000}, {"ti", 1ULL << 40}};
+    } units[] = {{"", 1},
+                 {"b", 1},
+                 {"k", 1000},
+                 {"kb", 1000},
+                 {"ki", 1ULL << 10},
+                 {"m", 1000000},
+                 {"mb", 1000000},
+                 {"mi", 1ULL << 20},
+                 {"g", 1000000000},
+                 {"gb", 1000000000},
+                 {"gi", 1ULL << 30},
+                 {"t", 1000000000000},
+                 {"tb", 1000000000000},
+                 {"ti", 1ULL << 40}};
     size_t len, n = 0;
     uint64_t v;
     trim(&text, &len);
@@ -91,7 +102,8 @@ static int parse_decimal(const char *text, size_t len, uint64_t *ret_nano) {
     uint64_t whole = 0, nano = 0, scale = 1000000000;
     while (dot < len && text[dot] != '.')
         dot++;
-    if (len == 0 || (dot == 0 && len == 1) || (dot && parse_u64n(text, dot, 0, 9000000000ULL, &whole) < 0))
+    if (len == 0 || (dot == 0 && len == 1) ||
+        (dot && parse_u64n(text, dot, 0, 9000000000ULL, &whole) < 0))
         return -1;
     for (size_t i = dot + 1; i < len; i++) {
         if (text[i] < '0' || text[i] > '9')
@@ -121,7 +133,8 @@ int parse_duration(const char *text, int64_t *ret_ns) {
     static const struct {
         const char *name;
         int64_t ns;
-    } units[] = {{"ns", 1}, {"us", 1000}, {"\xc2\xb5s", 1000}, {"ms", 1000000}, {"s", 1000000000}, {"m", 60000000000}, {"h", 3600000000000}};
+    } units[] = {{"ns", 1},         {"us", 1000},       {"\xc2\xb5s", 1000}, {"ms", 1000000},
+                 {"s", 1000000000}, {"m", 60000000000}, {"h", 3600000000000}};
     int64_t sum = 0;
     if (!strcmp(text, "0")) {
         *ret_ns = 0;

@@ -13,9 +13,12 @@ enum { LINKS_MAX = 40, DEPTH_MAX = 4096 };
 
 static bool fallback_forced;
 
-void path_force_fallback(bool on) { fallback_forced = on; }
+void path_force_fallback(bool on) {
+    fallback_forced = on;
+}
 
-// ---- the walk, for kernels without openat2(2): one component at a time, links read and never followed by the kernel ----
+// ---- the walk, for kernels without openat2(2): one component at a time, links read and never
+// followed by the kernel ----
 
 struct walk {
     int root, at; // at: directory reached so far; root itself is borrowed
@@ -30,8 +33,9 @@ static void walk_to(struct walk *w, int fd) {
     w->at = fd;
 }
 
-// ".." of a directory: reached by walking the remembered depth is not possible without names, so it is opened and
-// compared with the root: a rename that moves us out of the root meanwhile is noticed by the depth going wrong.
+// ".." of a directory: reached by walking the remembered depth is not possible without names, so it
+// is opened and compared with the root: a rename that moves us out of the root meanwhile is noticed
+// by the depth going wrong.
 static int walk_up(struct walk *w) {
     if (w->depth == 0) {
         if (w->scope == PATH_IN_ROOT)
@@ -39,7 +43,8 @@ static int walk_up(struct walk *w) {
         errno = EXDEV;
         return -1;
     }
-    int fd = w->depth == 1 ? fcntl(w->root, F_DUPFD_CLOEXEC, 3) : openat(w->at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = w->depth == 1 ? fcntl(w->root, F_DUPFD_CLOEXEC, 3)
+                           : openat(w->at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -1;
     walk_to(w, fd);
@@ -101,7 +106,8 @@ static int walk_path(struct walk *w, const char *path, int flags, mode_t mode) {
             if (there && S_ISLNK(st.st_mode) && follow && !(flags & O_EXCL && !*rest))
                 return walk_link(w, name, rest, flags, mode);
             if (!*rest)
-                return openat(w->at, name, flags | O_NOFOLLOW | (path[n] == '/' ? O_DIRECTORY : 0), mode);
+                return openat(w->at, name, flags | O_NOFOLLOW | (path[n] == '/' ? O_DIRECTORY : 0),
+                              mode);
             int fd = openat(w->at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
             if (fd < 0)
                 return -1;
@@ -187,7 +193,8 @@ static void remove_entry(struct remover *r, int at, const char *name, unsigned d
         r->first_error = r->first_error ? r->first_error : errno;
         return;
     }
-    int fd = depth < DEPTH_MAX ? openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    int fd =
+        depth < DEPTH_MAX ? openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (!d) {
         if (errno != ENOENT)
@@ -226,7 +233,8 @@ static int measure_entry(struct measure *m, int at, const char *name, unsigned d
     }
     if (!S_ISDIR(st.st_mode))
         return 0;
-    int fd = depth < DEPTH_MAX ? openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    int fd =
+        depth < DEPTH_MAX ? openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (!d) {
         if (fd >= 0)
@@ -243,7 +251,8 @@ static int measure_entry(struct measure *m, int at, const char *name, unsigned d
     return result;
 }
 
-int path_measure_tree(int at, const char *name, uint64_t max_bytes, uint64_t max_entries, uint64_t *ret_bytes) {
+int path_measure_tree(int at, const char *name, uint64_t max_bytes, uint64_t max_entries,
+                      uint64_t *ret_bytes) {
     struct measure m = {.max_bytes = max_bytes, .max_entries = max_entries};
     if (measure_entry(&m, at, name, 0) < 0)
         return -1;

@@ -4,7 +4,9 @@
 
 static char empty[1]; // `data` of a buffer without memory; never written but with 0
 
-void strbuf_init(struct strbuf *sb, size_t max) { *sb = (struct strbuf){.data = empty, .max = max}; }
+void strbuf_init(struct strbuf *sb, size_t max) {
+    *sb = (struct strbuf){.data = empty, .max = max};
+}
 
 void strbuf_free(struct strbuf *sb) {
     if (sb->data != empty)
@@ -55,9 +57,13 @@ int strbuf_add(struct strbuf *sb, const void *data, size_t len) {
     return 0;
 }
 
-int strbuf_adds(struct strbuf *sb, const char *text) { return strbuf_add(sb, text, strlen(text)); }
+int strbuf_adds(struct strbuf *sb, const char *text) {
+    return strbuf_add(sb, text, strlen(text));
+}
 
-int strbuf_addc(struct strbuf *sb, char c) { return strbuf_add(sb, &c, 1); }
+int strbuf_addc(struct strbuf *sb, char c) {
+    return strbuf_add(sb, &c, 1);
+}
 
 int strbuf_addf(struct strbuf *sb, const char *format, ...) {
     va_list ap, again;

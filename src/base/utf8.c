@@ -2,7 +2,8 @@
 
 #include <stdint.h>
 
-// Length of the valid sequence at data, 0 when there is none (RFC 3629 section 4: no overlong forms, no surrogates).
+// Length of the valid sequence at data, 0 when there is none (RFC 3629 section 4: no overlong
+// forms, no surrogates).
 static size_t sequence(const unsigned char *p, size_t len) {
     if (p[0] < 0x80)
         return 1;
@@ -12,8 +13,8 @@ static size_t sequence(const unsigned char *p, size_t len) {
     for (size_t i = 1; i < n; i++)
         if ((p[i] & 0xc0) != 0x80)
             return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-        (p[0] == 0xf4 && p[1] > 0x8f))
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
         return 0;
     return n;
 }

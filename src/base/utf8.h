@@ -8,7 +8,8 @@
 #include "base/strbuf.h"
 
 bool utf8_valid(const char *data, size_t len);
-// Appends data with every byte that is not part of a valid sequence replaced by U+FFFD (one each, execd.md 2.1).
+// Appends data with every byte that is not part of a valid sequence replaced by U+FFFD (one each,
+// execd.md 2.1).
 int utf8_add_lossy(struct strbuf *sb, const char *data, size_t len);
 
 #endif

@@ -5,7 +5,9 @@
 
 #include "base/utf8.h"
 
-void json_init(void) { json_object_seed(0); }
+void json_init(void) {
+    json_object_seed(0);
+}
 
 json_t *json_parse(const char *text, size_t len, size_t *ret_offset, struct error *err) {
     json_error_t why;
@@ -18,10 +20,13 @@ json_t *json_parse(const char *text, size_t len, size_t *ret_offset, struct erro
     return NULL;
 }
 
-static int add(const char *data, size_t len, void *sb) { return strbuf_add(sb, data, len); }
+static int add(const char *data, size_t len, void *sb) {
+    return strbuf_add(sb, data, len);
+}
 
 int json_write(const json_t *value, struct strbuf *sb) {
-    return json_dump_callback(value, add, sb, JSON_COMPACT | JSON_ENCODE_ANY) < 0 || sb->failed ? -1 : 0;
+    return json_dump_callback(value, add, sb, JSON_COMPACT | JSON_ENCODE_ANY) < 0 || sb->failed ? -1
+                                                                                                : 0;
 }
 
 // Bytes that stand for themselves inside a JSON string.

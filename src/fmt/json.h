@@ -1,6 +1,7 @@
-// JSON through jansson: strict UTF-8, last duplicate member wins, integers of 64 bits. json_object_seed() is called once
-// by json_init() before threads. Values may be read, not changed, by several threads. jansson's own functions are used
-// freely beside these; the layer only adds limits, errors in our shape and compact output.
+// JSON through jansson: strict UTF-8, last duplicate member wins, integers of 64 bits.
+// json_object_seed() is called once by json_init() before threads. Values may be read, not changed,
+// by several threads. jansson's own functions are used freely beside these; the layer only adds
+// limits, errors in our shape and compact output.
 #ifndef FMT_JSON_H
 #define FMT_JSON_H
 
@@ -11,14 +12,18 @@
 #include "base/strbuf.h"
 
 #define cleanup_json __attribute__((__cleanup__(json_cleanup_p)))
-static inline void json_cleanup_p(json_t **j) { json_decref(*j); }
+static inline void json_cleanup_p(json_t **j) {
+    json_decref(*j);
+}
 
 void json_init(void);
-// The whole text is one value of any type. On failure err holds "line L column C: reason"; ret_offset (may be NULL) the byte.
+// The whole text is one value of any type. On failure err holds "line L column C: reason";
+// ret_offset (may be NULL) the byte.
 json_t *json_parse(const char *text, size_t len, size_t *ret_offset, struct error *err);
 int json_write(const json_t *value, struct strbuf *sb); // compact; 0 or -1 (strbuf failed)
-// Appends `text` as a JSON string with quotes; escapes control characters, U+2028, U+2029 and U+0085 too, so that line-based
-// readers of event streams never split it (compat-1.1.1.md 7.1). Invalid UTF-8 becomes U+FFFD.
+// Appends `text` as a JSON string with quotes; escapes control characters, U+2028, U+2029 and
+// U+0085 too, so that line-based readers of event streams never split it (compat-1.1.1.md 7.1).
+// Invalid UTF-8 becomes U+FFFD.
 int json_write_text(struct strbuf *sb, const char *text, size_t len);
 
 #endif

@@ -1,9 +1,11 @@
-// One request and its reply on a connection; what every handler of every program works with. Loop thread only.
+// One request and its reply on a connection; what every handler of every program works with. Loop
+// thread only.
 //
-// Life: a handler gets the exchange once and must end it exactly once: http_reply*(), http_stream_end(),
-// http_stream_abort(), http_tunnel() or http_proxy_run(). Until then it may keep the pointer across callbacks. When the client goes away first,
-// on_gone is called (at most once, never from inside a reply call); the handler still ends the exchange, replies then go
-// nowhere. After the end the pointer is dead. Replies of pipelined requests keep the order of the requests.
+// Life: a handler gets the exchange once and must end it exactly once: http_reply*(),
+// http_stream_end(), http_stream_abort(), http_tunnel() or http_proxy_run(). Until then it may keep
+// the pointer across callbacks. When the client goes away first, on_gone is called (at most once,
+// never from inside a reply call); the handler still ends the exchange, replies then go nowhere.
+// After the end the pointer is dead. Replies of pipelined requests keep the order of the requests.
 #ifndef HTTP_EXCHANGE_H
 #define HTTP_EXCHANGE_H
 
@@ -34,56 +36,66 @@ struct http_exchange {
     struct http_server *server;
     struct loop *loop;
     const struct http_head *request;
-    const char *path;      // raw path of the target, without query
-    const char *query;     // raw, "" when there is none
-    const char *mount;     // mount prefix that the route matched under: "" or "/v1"
-    const char *rest;      // raw remainder that a trailing "*" of the pattern matched, with its leading '/', or ""
+    const char *path;  // raw path of the target, without query
+    const char *query; // raw, "" when there is none
+    const char *mount; // mount prefix that the route matched under: "" or "/v1"
+    const char *rest;  // raw remainder that a trailing "*" of the pattern matched, with its leading
+                       // '/', or ""
     const struct http_route *route; // NULL while no route matched
     struct http_param params[HTTP_PARAMS_MAX];
     unsigned param_count;
     const char *body; // whole body of a buffered route, NUL-terminated; "" when none
     size_t body_len;
-    char peer[64];    // numeric address of the client, "" on unix sockets
+    char peer[64]; // numeric address of the client, "" on unix sockets
     unsigned peer_port;
     char request_id[HTTP_REQUEST_ID_MAX + 1];
     int64_t started_ns; // boot clock, head complete
     unsigned status;    // of the reply, 0 before
     uint64_t bytes_out;
-    void *user;         // the handler's own
+    void *user; // the handler's own
     // The handler's: client went away before the end. May be NULL.
     void (*on_gone)(struct http_exchange *x);
     // The handler's: there is room again after http_stream_write() had refused. May be NULL.
     void (*on_room)(struct http_exchange *x);
 };
 
-const char *http_param(const struct http_exchange *x, const char *name);   // path parameter, NULL when absent
-const char *http_header(const struct http_exchange *x, const char *name);  // request field, NULL when absent
+const char *http_param(const struct http_exchange *x,
+                       const char *name); // path parameter, NULL when absent
+const char *http_header(const struct http_exchange *x,
+                        const char *name); // request field, NULL when absent
 bool http_gone(const struct http_exchange *x);
 
-// Extra fields of the reply, before it begins. The connection adds Date, Content-Length or Transfer-Encoding, Connection.
+// Extra fields of the reply, before it begins. The connection adds Date, Content-Length or
+// Transfer-Encoding, Connection.
 int http_reply_header(struct http_exchange *x, const char *name, const char *value);
 
 // Whole replies. Content-Length always; 204 and 304 and answers to HEAD carry no body.
-void http_reply(struct http_exchange *x, unsigned status, const char *content_type, const void *data, size_t len);
+void http_reply(struct http_exchange *x, unsigned status, const char *content_type,
+                const void *data, size_t len);
 void http_reply_empty(struct http_exchange *x, unsigned status);
 void http_reply_json(struct http_exchange *x, unsigned status, json_t *owned);
-// The one place where an error becomes a reply: {"code","message"}; status err->status or 500, code err->code or the
-// server's default code (http_server_settings.default_code).
+// The one place where an error becomes a reply: {"code","message"}; status err->status or 500, code
+// err->code or the server's default code (http_server_settings.default_code).
 void http_reply_error(struct http_exchange *x, const struct error *err);
 
-// Streamed replies. length -1: chunked (close-delimited for HTTP/1.0). The head leaves with the first bytes or at once
-// when `flush` (http_stream_flush). Bytes are queued up to the server's stream_buffer.
-void http_stream_begin(struct http_exchange *x, unsigned status, const char *content_type, int64_t length);
-// 0: all taken. -1: does not fit, nothing taken; wait for on_room (or drop, if you must never wait).
+// Streamed replies. length -1: chunked (close-delimited for HTTP/1.0). The head leaves with the
+// first bytes or at once when `flush` (http_stream_flush). Bytes are queued up to the server's
+// stream_buffer.
+void http_stream_begin(struct http_exchange *x, unsigned status, const char *content_type,
+                       int64_t length);
+// 0: all taken. -1: does not fit, nothing taken; wait for on_room (or drop, if you must never
+// wait).
 int http_stream_write(struct http_exchange *x, const void *data, size_t len);
 size_t http_stream_room(const struct http_exchange *x);
-void http_stream_end(struct http_exchange *x);   // final chunk
-void http_stream_abort(struct http_exchange *x); // cuts the connection, so that the client sees a broken body
+void http_stream_end(struct http_exchange *x); // final chunk
+void http_stream_abort(
+    struct http_exchange *x); // cuts the connection, so that the client sees a broken body
 
-// Request body of a streaming route. data() returns false to pause: the rest of that call's bytes counts as taken, no
-// more come until http_body_resume(). end() is called once, ok = false when the client vanished or broke the framing.
-// "100 Continue" is sent by http_body_start() when the client waits for it. A body nobody started is drained up to 64 KiB
-// after the reply, then the connection closes.
+// Request body of a streaming route. data() returns false to pause: the rest of that call's bytes
+// counts as taken, no more come until http_body_resume(). end() is called once, ok = false when the
+// client vanished or broke the framing. "100 Continue" is sent by http_body_start() when the client
+// waits for it. A body nobody started is drained up to 64 KiB after the reply, then the connection
+// closes.
 struct http_body {
     bool (*data)(struct http_exchange *x, const char *data, size_t len);
     void (*end)(struct http_exchange *x, bool ok);
@@ -91,8 +103,9 @@ struct http_body {
 void http_body_start(struct http_exchange *x, const struct http_body *callbacks);
 void http_body_resume(struct http_exchange *x);
 
-// Leaves HTTP: sends "101 Switching Protocols" with the reply headers (or the given status line as is done by proxy) and
-// hands over the connection's stream with the bytes already read. The exchange is over. NULL when the client is gone.
+// Leaves HTTP: sends "101 Switching Protocols" with the reply headers (or the given status line as
+// is done by proxy) and hands over the connection's stream with the bytes already read. The
+// exchange is over. NULL when the client is gone.
 struct stream *http_tunnel(struct http_exchange *x, const char **ret_early, size_t *ret_early_len);
 
 #endif

@@ -1,6 +1,7 @@
-// HTTP/1.x parser: llhttp in strict mode and our guards above it (c-libs.md section 3), so that it can be replaced in one
-// file. Feed bytes, get callbacks. Refuses: versions other than 1.0 and 1.1, obs-fold, empty names, missing or repeated
-// Host, Transfer-Encoding on 1.0 or other than one `chunked` (501), header blocks over the limits (431), long targets (414).
+// HTTP/1.x parser: llhttp in strict mode and our guards above it (c-libs.md section 3), so that it
+// can be replaced in one file. Feed bytes, get callbacks. Refuses: versions other than 1.0 and 1.1,
+// obs-fold, empty names, missing or repeated Host, Transfer-Encoding on 1.0 or other than one
+// `chunked` (501), header blocks over the limits (431), long targets (414).
 #ifndef HTTP_H1_H
 #define HTTP_H1_H
 
@@ -14,10 +15,12 @@ enum h1_kind { H1_REQUEST, H1_RESPONSE };
 
 struct h1;
 struct h1_callbacks {
-    // The head is complete. Returns 0 to go on, 1 when a response has no body whatever its fields say (answer to HEAD).
+    // The head is complete. Returns 0 to go on, 1 when a response has no body whatever its fields
+    // say (answer to HEAD).
     int (*head)(struct h1 *p, const struct http_head *head);
-    void (*body)(struct h1 *p, const char *data, size_t len); // decoded bytes, pointing into what was fed
-    void (*complete)(struct h1 *p);                           // parsing pauses behind the message
+    void (*body)(struct h1 *p, const char *data,
+                 size_t len);       // decoded bytes, pointing into what was fed
+    void (*complete)(struct h1 *p); // parsing pauses behind the message
 };
 
 struct h1 {
@@ -31,15 +34,17 @@ struct h1 {
     int status;         // after a refusal: the status to answer (400, 414, 431, 501)
     const char *reason; // and why
     unsigned fold;      // state of the obs-fold guard
-    bool upgraded;      // complete() was called and the rest of the bytes belongs to another protocol
+    bool upgraded; // complete() was called and the rest of the bytes belongs to another protocol
     bool in_head;
 };
 
 void h1_init(struct h1 *p, enum h1_kind kind, const struct h1_callbacks *callbacks, void *user);
 void h1_reset(struct h1 *p, struct arena *arena); // ready for the next message
 void h1_free(struct h1 *p);
-// Bytes consumed (less than len: paused behind a complete message, or upgraded), or -1: refused, see status and reason.
+// Bytes consumed (less than len: paused behind a complete message, or upgraded), or -1: refused,
+// see status and reason.
 ssize_t h1_feed(struct h1 *p, const char *data, size_t len);
-int h1_finish(struct h1 *p); // peer closed: 0 when that ends the message (read-until-close response), else -1
+int h1_finish(
+    struct h1 *p); // peer closed: 0 when that ends the message (read-until-close response), else -1
 
 #endif

@@ -1,4 +1,5 @@
-// Start line and fields of one message, request or response, and how its body is framed (RFC 9112 section 6).
+// Start line and fields of one message, request or response, and how its body is framed (RFC 9112
+// section 6).
 #ifndef HTTP_HEAD_H
 #define HTTP_HEAD_H
 

@@ -1,5 +1,6 @@
-// Streaming reverse proxy: one exchange to one upstream, heads filtered by one policy, bodies pumped both ways with
-// back-pressure, upgrades tunnelled byte for byte, half-close kept. Loop thread.
+// Streaming reverse proxy: one exchange to one upstream, heads filtered by one policy, bodies
+// pumped both ways with back-pressure, upgrades tunnelled byte for byte, half-close kept. Loop
+// thread.
 #ifndef HTTP_PROXY_H
 #define HTTP_PROXY_H
 
@@ -15,33 +16,36 @@ struct http_upstream_settings {
     void *arg;
     unsigned connections_max; // more wait, up to waiting_max, then 503
     unsigned waiting_max;
-    int64_t idle_ms;          // kept-alive connections
+    int64_t idle_ms; // kept-alive connections
     unsigned idle_max;
 };
 // A place to connect to, with its stock of kept-alive connections: one per {sandbox, port}.
 struct http_upstream *http_upstream_new(struct loop *l, const struct http_upstream_settings *s);
 // Closes idle connections and refuses new work; freed when its last exchange is over. NULL is fine.
 void http_upstream_free(struct http_upstream *u);
-void http_dial_done(struct http_dial *d, int fd, const struct error *err); // takes fd; fd -1 with err on failure
+void http_dial_done(struct http_dial *d, int fd,
+                    const struct error *err); // takes fd; fd -1 with err on failure
 
 struct http_proxy_policy {
-    const char *target;                 // origin-form for the upstream, raw; copied
-    const char *host;                   // Host field for the upstream; NULL: the client's
+    const char *target; // origin-form for the upstream, raw; copied
+    const char *host;   // Host field for the upstream; NULL: the client's
     // Request fields that do not pass, besides hop-by-hop ones. May be NULL.
     bool (*drop_request)(const struct http_field *f, void *arg);
     bool (*drop_response)(const struct http_field *f, void *arg);
     void *arg;
-    const struct http_field *add;       // request fields to add (X-Forwarded-*)
+    const struct http_field *add; // request fields to add (X-Forwarded-*)
     size_t add_count;
-    const char *cookie_path;            // Set-Cookie: Domain is dropped and Path becomes this prefix; NULL: untouched
-    const char *location_prefix;        // root-relative Location gets this prefix; NULL: untouched
-    int64_t connect_ms, first_byte_ms;  // 504; 0: no limit
+    const char
+        *cookie_path; // Set-Cookie: Domain is dropped and Path becomes this prefix; NULL: untouched
+    const char *location_prefix;       // root-relative Location gets this prefix; NULL: untouched
+    int64_t connect_ms, first_byte_ms; // 504; 0: no limit
     // Error envelopes: connect failed, broken before the head, time-out. Statuses 502, 502, 504.
     const char *code_connect, *code_response, *code_time_out;
     // The exchange is about to end; for upstream statistics. May be NULL.
     void (*done)(struct http_exchange *x, void *arg);
 };
 // Ends the exchange. The route must be HTTP_BODY_STREAMED. Copies the policy.
-void http_proxy_run(struct http_exchange *x, struct http_upstream *u, const struct http_proxy_policy *policy);
+void http_proxy_run(struct http_exchange *x, struct http_upstream *u,
+                    const struct http_proxy_policy *policy);
 
 #endif

@@ -8,19 +8,25 @@
 #include "base/arena.h"
 #include "base/strbuf.h"
 
-// Decodes in place of a new arena text; bad escapes are kept as they are (lenient, paths). NULL: no memory, or a NUL byte.
-char *url_decode(struct arena *a, const char *text, size_t len, bool plus_is_space, size_t *ret_len);
-int url_encode(struct strbuf *sb, const char *text, size_t len, const char *keep); // unreserved and `keep` stay
+// Decodes in place of a new arena text; bad escapes are kept as they are (lenient, paths). NULL: no
+// memory, or a NUL byte.
+char *url_decode(struct arena *a, const char *text, size_t len, bool plus_is_space,
+                 size_t *ret_len);
+int url_encode(struct strbuf *sb, const char *text, size_t len,
+               const char *keep); // unreserved and `keep` stay
 
 struct url_pair {
     const char *name, *value; // decoded
     bool has_value;           // there was an '='
 };
-// Splits "a=1&b=2". Returns the number of pairs, or -1 (no memory, more than 4096 pairs). Repeated names are kept in order.
+// Splits "a=1&b=2". Returns the number of pairs, or -1 (no memory, more than 4096 pairs). Repeated
+// names are kept in order.
 long url_query(struct arena *a, const char *query, struct url_pair **ret_pairs);
-const char *url_query_last(const struct url_pair *pairs, long count, const char *name); // NULL when absent
+const char *url_query_last(const struct url_pair *pairs, long count,
+                           const char *name); // NULL when absent
 
-// Whether a raw path holds a dot segment in any disguise: ".", "..", "%2e" forms, also behind "%2f" or a backslash.
+// Whether a raw path holds a dot segment in any disguise: ".", "..", "%2e" forms, also behind "%2f"
+// or a backslash.
 bool url_has_dot_segment(const char *raw_path);
 
 #endif

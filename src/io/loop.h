@@ -1,6 +1,7 @@
-// The event loop of a program: libuv underneath, plus tasks and timers that can be embedded, stopped and freed at any
-// moment. One loop, one thread; only loop_post() may be called from others. A callback may free its own object.
-// Nothing on a loop blocks (docs/architecture.md section 3). uv_loop_close() returns 0 at every shutdown and test end.
+// The event loop of a program: libuv underneath, plus tasks and timers that can be embedded,
+// stopped and freed at any moment. One loop, one thread; only loop_post() may be called from
+// others. A callback may free its own object. Nothing on a loop blocks (docs/architecture.md
+// section 3). uv_loop_close() returns 0 at every shutdown and test end.
 #ifndef IO_LOOP_H
 #define IO_LOOP_H
 
@@ -13,7 +14,8 @@
 #include "base/heap.h"
 #include "base/list.h"
 
-// Work for the loop thread. Caller-owned; must stay valid until run() was called, and is free again from then on.
+// Work for the loop thread. Caller-owned; must stay valid until run() was called, and is free again
+// from then on.
 struct loop_task {
     struct list node;
     void (*run)(struct loop_task *task);
@@ -40,9 +42,11 @@ void loop_step(struct loop *l);
 // Runs the outstanding close callbacks and closes; 0, or UV_EBUSY when somebody left a handle open.
 int loop_close(struct loop *l);
 
-void loop_post(struct loop *l, struct loop_task *task);  // any thread; in order of posting
-void loop_defer(struct loop *l, struct loop_task *task); // loop thread; runs after the current callbacks
-void loop_cancel(struct loop *l, struct loop_task *task); // loop thread; a deferred task that must not run
+void loop_post(struct loop *l, struct loop_task *task); // any thread; in order of posting
+void loop_defer(struct loop *l,
+                struct loop_task *task); // loop thread; runs after the current callbacks
+void loop_cancel(struct loop *l,
+                 struct loop_task *task); // loop thread; a deferred task that must not run
 
 // A timer. Zero-initialise, or timer_init(). Stop (or fire) before the memory goes.
 struct timer {
@@ -50,9 +54,12 @@ struct timer {
     struct loop *loop;
     void (*fire)(struct timer *t);
 };
-void timer_start(struct loop *l, struct timer *t, int64_t after_ms, void (*fire)(struct timer *)); // re-arms
+void timer_start(struct loop *l, struct timer *t, int64_t after_ms,
+                 void (*fire)(struct timer *)); // re-arms
 void timer_start_at(struct loop *l, struct timer *t, int64_t boot_ns, void (*fire)(struct timer *));
 void timer_stop(struct timer *t); // fine when it is not armed
-static inline bool timer_armed(const struct timer *t) { return t->node.index != 0; }
+static inline bool timer_armed(const struct timer *t) {
+    return t->node.index != 0;
+}
 
 #endif

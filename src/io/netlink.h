@@ -1,6 +1,7 @@
-// The few rtnetlink(7) and nfnetlink messages that we need, as batches: several requests in one datagram, one
-// acknowledgement each; the kernel handles them in order and goes on after a failure, the first failure is returned.
-// A batch's socket belongs to the network namespace it was opened in. Blocking (microseconds); workers.
+// The few rtnetlink(7) and nfnetlink messages that we need, as batches: several requests in one
+// datagram, one acknowledgement each; the kernel handles them in order and goes on after a failure,
+// the first failure is returned. A batch's socket belongs to the network namespace it was opened
+// in. Blocking (microseconds); workers.
 #ifndef IO_NETLINK_H
 #define IO_NETLINK_H
 
@@ -17,7 +18,8 @@ struct netlink {
     _Alignas(8) char buffer[8192];
 };
 
-int netlink_open(struct netlink *nl, int protocol); // NETLINK_ROUTE or NETLINK_NETFILTER; 0 or -errno
+int netlink_open(struct netlink *nl,
+                 int protocol); // NETLINK_ROUTE or NETLINK_NETFILTER; 0 or -errno
 void netlink_close(struct netlink *nl);
 void netlink_request(struct netlink *nl, int type, int flags, const void *body, size_t size);
 struct nlattr *netlink_attr(struct netlink *nl, int type, const void *value, size_t size);
@@ -30,16 +32,19 @@ int netlink_commit(struct netlink *nl); // 0 or the first -errno
 int netlink_dump(struct netlink *nl, int (*each)(const struct nlmsghdr *h, void *arg), void *arg);
 
 // Routed sandbox link, see oci-runtime.md 4.1. Addresses are in network byte order.
-void netlink_veth(struct netlink *nl, const char *name, const uint8_t mac[6], int peer_netns, const char *peer_name,
-                  const uint8_t peer_mac[6], uint32_t mtu, uint32_t group);
-void netlink_dummy(struct netlink *nl, const char *name, const char *kind); // kind "dummy" or "bridge"
+void netlink_veth(struct netlink *nl, const char *name, const uint8_t mac[6], int peer_netns,
+                  const char *peer_name, const uint8_t peer_mac[6], uint32_t mtu, uint32_t group);
+void netlink_dummy(struct netlink *nl, const char *name,
+                   const char *kind); // kind "dummy" or "bridge"
 void netlink_up(struct netlink *nl, unsigned link, const char *alias);
 void netlink_no_ipv6_address(struct netlink *nl, unsigned link); // before netlink_up()
 void netlink_address4(struct netlink *nl, unsigned link, uint32_t address, uint8_t prefix);
-void netlink_route4(struct netlink *nl, unsigned link, uint32_t to, uint8_t prefix, uint32_t via, uint32_t source);
+void netlink_route4(struct netlink *nl, unsigned link, uint32_t to, uint8_t prefix, uint32_t via,
+                    uint32_t source);
 void netlink_neighbour4(struct netlink *nl, unsigned link, uint32_t address, const uint8_t mac[6]);
 void netlink_delete_link(struct netlink *nl, unsigned link);
 // Elements of an nftables set: one transaction (batch begin/end) per commit.
-void netlink_set_element(struct netlink *nl, const char *table, const char *set, const void *key, size_t key_len, int add);
+void netlink_set_element(struct netlink *nl, const char *table, const char *set, const void *key,
+                         size_t key_len, int add);
 
 #endif

@@ -1,5 +1,6 @@
-// Threads for straight-line blocking code. A job is submitted on the loop, run() on a worker, done() on the loop again.
-// run() touches nothing that the loop owns. Queues are bounded; a full one says so at submit.
+// Threads for straight-line blocking code. A job is submitted on the loop, run() on a worker,
+// done() on the loop again. run() touches nothing that the loop owns. Queues are bounded; a full
+// one says so at submit.
 #ifndef IO_WORKERS_H
 #define IO_WORKERS_H
 
@@ -19,10 +20,13 @@ struct job {
 };
 
 struct workers;
-// `queue_max` jobs may wait. nice_level 0..19 (and idle I/O priority when > 0) for every thread of it.
-struct workers *workers_new(struct loop *l, unsigned threads, size_t queue_max, int nice_level, struct error *err);
+// `queue_max` jobs may wait. nice_level 0..19 (and idle I/O priority when > 0) for every thread of
+// it.
+struct workers *workers_new(struct loop *l, unsigned threads, size_t queue_max, int nice_level,
+                            struct error *err);
 int workers_submit(struct workers *w, struct job *job); // -1 when the queue is full (errno EAGAIN)
 size_t workers_waiting(const struct workers *w);
-void workers_free(struct workers *w); // waits for running jobs; done() of all finished jobs has been called. NULL fine
+void workers_free(struct workers *w); // waits for running jobs; done() of all finished jobs has
+                                      // been called. NULL fine
 
 #endif
