@@ -1,0 +1,382 @@
+#include "server/api/create.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/utsname.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/handoff.h"
+#include "base/log.h"
+#include "base/parse.h"
+
+static bool is_blank(const char *text) {
+    return !text || !text[strspn(text, " \t\r\n\v\f")];
+}
+
+// ---- types and ranges ----
+
+static void read_image(struct create_form *f, struct problems *p) {
+    struct field image = field_get(&place_body, f->body, "image");
+    const json_t *o = field_object(p, &image, false);
+    if (!o)
+        return;
+    struct field uri = field_get(&image.at, o, "uri"), auth = field_get(&image.at, o, "auth");
+    f->image = field_text(p, &uri, true);
+    o = field_object(p, &auth, false);
+    if (!o)
+        return;
+    struct field username = field_get(&auth.at, o, "username"),
+                 password = field_get(&auth.at, o, "password");
+    f->username = field_text(p, &username, true);
+    f->password = field_text(p, &password, true);
+}
+
+static void read_platform(struct create_form *f, struct problems *p) {
+    struct field platform = field_get(&place_body, f->body, "platform");
+    const json_t *o = field_object(p, &platform, false);
+    if (!o)
+        return;
+    struct field os = field_get(&platform.at, o, "os"), arch = field_get(&platform.at, o, "arch");
+    f->os = field_text(p, &os, true);
+    f->arch = field_text(p, &arch, true);
+}
+
+static int read_entrypoint(struct create_form *f, struct problems *p) {
+    struct field list = field_get(&place_body, f->body, "entrypoint");
+    const json_t *words = field_list(p, &list, 1, false), *word;
+    size_t i;
+    if (!words)
+        return 0;
+    f->spec->entrypoint = calloc(json_array_size(words) + 1, sizeof(char *));
+    if (!f->spec->entrypoint)
+        return -1;
+    json_array_foreach(words, i, word) {
+        const struct place at = {.in = &list.at, .index = i};
+        if (!json_is_string(word))
+            problem_add(p, &at, "string_type", "Input should be a valid string");
+        else if (!(f->spec->entrypoint[f->spec->entrypoint_count++] =
+                       strdup(json_string_value(word))))
+            return -1;
+    }
+    return 0;
+}
+
+static void read_policy(struct create_form *f, struct problems *p) {
+    struct field policy = field_get(&place_body, f->body, "networkPolicy");
+    struct field proxy = field_get(&place_body, f->body, "credentialProxy");
+    const json_t *o = field_object(p, &policy, false), *rules, *rule;
+    size_t i;
+    f->has_policy = o != NULL;
+    if (o) {
+        struct field action = field_get(&policy.at, o, "defaultAction"),
+                     egress = field_get(&policy.at, o, "egress");
+        (void)field_text(p, &action, false);
+        rules = field_list(p, &egress, 0, false);
+        json_array_foreach(rules, i, rule) {
+            const struct field item = {.at = {.in = &egress.at, .index = i}, .value = rule};
+            const json_t *r = field_object(p, &item, true);
+            struct field verb = field_get(&item.at, r, "action"),
+                         target = field_get(&item.at, r, "target");
+            if (!r)
+                continue;
+            (void)field_text(p, &verb, true);
+            (void)text_length(p, &target, field_text(p, &target, true), 1, 0);
+        }
+    }
+    o = field_object(p, &proxy, false);
+    if (o) {
+        struct field enabled = field_get(&proxy.at, o, "enabled");
+        f->proxy_enabled = field_bool(p, &enabled, false);
+    }
+}
+
+static int read_maps(struct create_form *f, struct problems *p) {
+    struct field limits = field_get(&place_body, f->body, "resourceLimits");
+    struct field requests = field_get(&place_body, f->body, "resourceRequests");
+    struct field env = field_get(&place_body, f->body, "env");
+    struct field metadata = field_get(&place_body, f->body, "metadata");
+    struct field extensions = field_get(&place_body, f->body, "extensions");
+    struct pairs ignored = {0};
+    int rc = field_map(p, &limits, false, &f->limits);
+    f->has_limits = limits.value != NULL;
+    if (rc == 0) // checked for its type, without effect (compat-1.1.1.md L9)
+        rc = field_map(p, &requests, false, &ignored);
+    pairs_clear(&ignored);
+    if (rc == 0)
+        rc = field_map(p, &env, true, &f->spec->env);
+    f->spec->has_metadata = metadata.value != NULL;
+    if (rc == 0)
+        rc = field_map(p, &metadata, false, &f->spec->metadata);
+    if (rc == 0)
+        rc = field_map(p, &extensions, false, &f->spec->extensions);
+    f->pool = pairs_get(&f->spec->extensions, "poolRef");
+    if (is_blank(f->pool))
+        f->pool = NULL;
+    return rc;
+}
+
+int create_read(struct create_form *f, const json_t *body, struct problems *p) {
+    f->body = body;
+    f->spec = spec_new();
+    if (!f->spec)
+        return -1;
+    struct field snapshot = field_get(&place_body, body, "snapshotId"),
+                 template_id = field_get(&place_body, body, "templateId");
+    struct field timeout = field_get(&place_body, body, "timeout"),
+                 lifecycle = field_get(&place_body, body, "lifecycle");
+    struct field secure = field_get(&place_body, body, "secureAccess"),
+                 volumes = field_get(&place_body, body, "volumes");
+    read_image(f, p);
+    f->snapshot = field_text(p, &snapshot, false);
+    f->template_id = field_text(p, &template_id, false);
+    if (f->template_id)
+        (void)text_length(p, &template_id, f->template_id, 1, 0);
+    read_platform(f, p);
+    (void)field_int(p, &timeout, 60, &f->timeout_s);
+    f->has_lifecycle = field_object(p, &lifecycle, false) != NULL;
+    f->spec->secure_access = field_bool(p, &secure, false);
+    read_policy(f, p);
+    volumes_read(p, &volumes);
+    return read_entrypoint(f, p) < 0 || read_maps(f, p) < 0 ? -1 : 0;
+}
+
+// ---- rules between members ----
+
+static void relate_template(const struct create_form *f, struct problems *p) {
+    static const char *const others[] = {"credentialProxy", "entrypoint",       "env",
+                                         "image",           "lifecycle",        "platform",
+                                         "resourceLimits",  "resourceRequests", "secureAccess",
+                                         "snapshotId",      "volumes"};
+    char names[200] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        struct field o = field_get(&place_body, f->body, others[i]);
+        // Clients send secureAccess: false and empty maps always; those say nothing.
+        bool says = o.value && !json_is_false(o.value) &&
+                    !(json_is_object(o.value) && !json_object_size(o.value));
+        if (says)
+            used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "",
+                                     others[i]);
+    }
+    if (used)
+        problem_add(p, &place_body, "value_error",
+                    "Value error, templateId cannot be combined with %s", names);
+    else if (!f->timeout_s)
+        problem_add(p, &place_body, "value_error",
+                    "Value error, timeout is required with templateId");
+}
+
+static void relate_pool(const struct create_form *f, struct problems *p) {
+    if (f->has_lifecycle)
+        problem_add(p, &place_body, "value_error",
+                    "Value error, lifecycle cannot be combined with extensions.poolRef");
+    else if (!is_blank(f->snapshot))
+        problem_add(p, &place_body, "value_error",
+                    "Value error, snapshotId cannot be combined with extensions.poolRef");
+}
+
+void create_relate(const struct create_form *f, struct problems *p) {
+    bool image = !is_blank(f->image), snapshot = !is_blank(f->snapshot);
+    if (pairs_get(&f->spec->env, "OPENSANDBOX_LIFECYCLE"))
+        problem_add(p, &place_body, "value_error",
+                    "Value error, env may not set OPENSANDBOX_LIFECYCLE");
+    else if (!is_blank(f->template_id))
+        relate_template(f, p);
+    else if (f->pool)
+        relate_pool(f, p);
+    else if (f->proxy_enabled && !f->has_policy)
+        problem_add(p, &place_body, "value_error",
+                    "Value error, credentialProxy.enabled requires networkPolicy");
+    else if (image == snapshot)
+        problem_add(p, &place_body, "value_error",
+                    "Value error, exactly one of image.uri and snapshotId must be given");
+    else if (image && !f->spec->entrypoint_count)
+        problem_add(p, &place_body, "value_error",
+                    "Value error, entrypoint is required with image");
+    else if (!f->has_limits)
+        problem_add(p, &place_body, "value_error",
+                    "Value error, resourceLimits is required (it may be {})");
+}
+
+// ---- what this server can do ----
+
+static int check_extensions(const struct create_form *f, struct error *err) {
+    const char *text = pairs_get(&f->spec->extensions, "access.renew.extend.seconds");
+    int64_t seconds = 0;
+    if (text &&
+        (strchr(text, '.') || !text_int(text, &seconds) || seconds < 300 || seconds > 86400))
+        return error_server(
+            err, ERR_INVALID_PARAMETER,
+            "extensions[\"access.renew.extend.seconds\"] must be a whole number from 300 to 86400");
+    return 0;
+}
+
+static int check_not_built(const struct create_form *f, struct error *err) {
+    if (!is_blank(f->template_id))
+        return error_server(err, ERR_API_NOT_SUPPORTED,
+                            "templateId is not supported: templates belong to a micro-VM backend");
+    if (!is_blank(f->snapshot))
+        return error_server(err, ERR_API_NOT_SUPPORTED,
+                            "snapshotId is not supported yet: start from an image");
+    if (f->has_lifecycle)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "lifecycle is not supported yet: leave it out");
+    if (f->pool)
+        return error_server(err, ERR_UNSUPPORTED_POOL_REF,
+                            "extensions.poolRef is not supported yet: leave it out");
+    return 0;
+}
+
+static void lower(const char *text, char *out, size_t size) {
+    size_t n = 0;
+    text += strspn(text, " \t\r\n");
+    while (*text && n + 1 < size)
+        out[n++] = (char)tolower((unsigned char)*text++);
+    while (n && isspace((unsigned char)out[n - 1]))
+        n--;
+    out[n] = 0;
+}
+
+// The host's own platform, or none (architecture.md section 5).
+static int check_platform(struct create_form *f, struct error *err) {
+    char os[32], arch[32];
+    struct utsname host;
+    if (!f->os || !f->arch)
+        return 0;
+    lower(f->os, os, sizeof os);
+    lower(f->arch, arch, sizeof arch);
+    if (strcmp(os, "linux") != 0 && strcmp(os, "windows") != 0)
+        return error_server(err, ERR_INVALID_PARAMETER, "platform.os must be linux or windows");
+    if (strcmp(arch, "amd64") != 0 && strcmp(arch, "arm64") != 0)
+        return error_server(err, ERR_INVALID_PARAMETER, "platform.arch must be amd64 or arm64");
+    (void)uname(&host);
+    const char *own = strcmp(host.machine, "aarch64") == 0 ? "arm64" : "amd64";
+    if (strcmp(os, "linux") != 0 || strcmp(arch, own) != 0)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "platform: this host runs linux/%s only, not %s/%s", own, os, arch);
+    f->spec->platform_os = strdup(os);
+    f->spec->platform_arch = strdup(arch);
+    return f->spec->platform_os && f->spec->platform_arch ? 0
+                                                          : error_set(err, ENOMEM, "out of memory");
+}
+
+static int check_timeout(const struct api *a, struct create_form *f, struct error *err) {
+    static const int64_t last_us = 253402300799 * 1000000LL; // the year 9999 ends
+    int64_t most = a->config->timeout_max_s;
+    if (f->timeout_s > (last_us - clock_wall_us()) / 1000000)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "timeout is too large: its end lies behind the year 9999");
+    if (most && f->timeout_s > most)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "timeout exceeds the configured maximum of %lld seconds",
+                            (long long)most);
+    f->spec->timeout_s = f->timeout_s;
+    return 0;
+}
+
+static int check_limits(struct create_form *f, struct error *err) {
+    static const char *const later[] = {"gpu", "disk", "storage", "ephemeral-storage"};
+    const char *cpu = pairs_get(&f->limits, "cpu"), *memory = pairs_get(&f->limits, "memory");
+    const char *pids = pairs_get(&f->limits, "pids");
+    if (cpu && parse_cpu(cpu, &f->spec->cpu_millis) < 0)
+        return error_server(
+            err, ERR_INVALID_PARAMETER,
+            "resourceLimits.cpu: \"%.40s\" is no number of cores such as 2, 0.5 or 500m", cpu);
+    if (memory && parse_memory(memory, &f->spec->memory_bytes) < 0)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.memory: \"%.40s\" is no size such as 512Mi or 2Gi",
+                            memory);
+    if (pids && parse_u64(pids, 1, 4194304, &f->spec->pids) < 0)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.pids: \"%.40s\" is no number from 1 to 4194304", pids);
+    for (size_t i = 0; i < ARRAY_SIZE(later); i++)
+        if (pairs_get(&f->limits, later[i]))
+            return error_server(err, ERR_INVALID_PARAMETER,
+                                "resourceLimits.%s is not supported by this runtime", later[i]);
+    return 0;
+}
+
+// OPENSANDBOX_EGRESS_* is meant for a sidecar that is not built yet: known names are dropped,
+// others refused (L14).
+static int check_egress_name(const char *name, bool *ret_drop, struct error *err) {
+    static const char *const known[] = {"LOG_LEVEL",
+                                        "DNS_UPSTREAM_TIMEOUT",
+                                        "MITMPROXY_SSL_INSECURE",
+                                        "MITMPROXY_TRANSPARENT",
+                                        "MITMPROXY_EXTRA_PORTS",
+                                        "DENY_WEBHOOK",
+                                        "METRICS_EXTRA_ATTRS",
+                                        "CREDENTIAL_VAULT_REQUIRE_TLS",
+                                        "CREDENTIAL_VAULT_REQUIRE_SCOPED_MATCH",
+                                        "CREDENTIAL_VAULT_TRUSTED_PROXY_CIDRS",
+                                        "POLICY_FILE"};
+    for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
+        if (strcmp(name + 19, known[i]) == 0) {
+            *ret_drop = strcmp(known[i], "MITMPROXY_TRANSPARENT") != 0;
+            return 0;
+        }
+    }
+    return error_server(err, ERR_INVALID_PARAMETER,
+                        "env: %.100s is not a setting of the egress sidecar", name);
+}
+
+static int check_env(struct create_form *f, struct error *err) {
+    struct pairs kept = {0};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < f->spec->env.count; i++) {
+        const char *name = f->spec->env.items[i].name;
+        bool drop = false;
+        if (!*name || strchr(name, '='))
+            rc = error_server(err, ERR_INVALID_PARAMETER,
+                              "env: \"%.100s\" is no name of a variable", name);
+        else if (strcmp(name, HANDOFF_VARIABLE) == 0 ||
+                 strcmp(name, "EXECD_ACCESS_TOKEN_SHA256") == 0)
+            rc = error_server(err, ERR_INVALID_PARAMETER, "env: %s is set by the server", name);
+        else if (strncmp(name, "OPENSANDBOX_EGRESS_", 19) == 0)
+            rc = check_egress_name(name, &drop, err);
+        if (drop)
+            log_warning("env: %s has no effect without networkPolicy and is dropped", name);
+        else if (rc == 0 && pairs_add(&kept, name, f->spec->env.items[i].value) < 0)
+            rc = error_set(err, ENOMEM, "out of memory");
+    }
+    if (rc < 0) {
+        pairs_clear(&kept);
+        return -1;
+    }
+    pairs_clear(&f->spec->env);
+    f->spec->env = kept;
+    return 0;
+}
+
+int create_check(const struct api *a, struct create_form *f, struct error *err) {
+    struct field volumes = field_get(&place_body, f->body, "volumes");
+    if (check_extensions(f, err) < 0 || check_not_built(f, err) < 0)
+        return -1;
+    if (!f->spec->entrypoint_count || !*f->spec->entrypoint[0])
+        return error_server(err, ERR_R_INVALID_ENTRYPOINT, "entrypoint: the first word is empty");
+    for (size_t i = 0; i < f->spec->metadata.count; i++)
+        if (label_check(f->spec->metadata.items[i].name, f->spec->metadata.items[i].value, err) < 0)
+            return -1;
+    if (check_platform(f, err) < 0 || check_timeout(a, f, err) < 0)
+        return -1;
+    if (f->has_policy)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "networkPolicy is not supported yet: leave it out");
+    if (f->proxy_enabled)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "credentialProxy is not supported yet: leave it out");
+    if (check_limits(f, err) < 0 || check_env(f, err) < 0 ||
+        volumes_check(a, volumes.value, f->spec, err) < 0)
+        return -1;
+    f->spec->image = strdup(f->image);
+    return f->spec->image ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+void create_form_clear(struct create_form *f) {
+    pairs_clear(&f->limits);
+    spec_unref(f->spec);
+    *f = (struct create_form){0};
+}

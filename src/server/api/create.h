@@ -1,0 +1,32 @@
+// The body of a create: JSON -> struct sandbox_spec, every fault named, in the documented order
+// (lifecycle-api.md 5.1, compat-1.1.1.md L8 to L14). Loop thread.
+#ifndef SERVER_API_CREATE_H
+#define SERVER_API_CREATE_H
+
+#include "server/api/api.h"
+#include "server/api/fields.h"
+
+struct create_form {
+    const json_t *body; // borrowed, and all texts below with it
+    const char *image, *username, *password, *snapshot, *template_id, *os, *arch;
+    const char *pool; // extensions.poolRef, NULL when absent or blank
+    bool has_lifecycle, has_policy, proxy_enabled, has_limits;
+    int64_t timeout_s; // 0: none
+    struct pairs limits;
+    struct sandbox_spec *spec;
+};
+
+// Types and ranges (422). -1: no memory.
+int create_read(struct create_form *f, const json_t *body, struct problems *p);
+// Rules between members (422); only when create_read() found nothing.
+void create_relate(const struct create_form *f, struct problems *p);
+// What is well-formed but not acceptable here (400...); completes f->spec.
+int create_check(const struct api *a, struct create_form *f, struct error *err);
+void create_form_clear(struct create_form *f);
+
+// Volumes (5.3): types (422), then meaning (400) into spec->volumes.
+void volumes_read(struct problems *p, const struct field *list);
+int volumes_check(const struct api *a, const json_t *list, struct sandbox_spec *spec,
+                  struct error *err);
+
+#endif

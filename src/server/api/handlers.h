@@ -1,0 +1,26 @@
+// The handlers that routes.c names, one file a resource. Loop thread.
+#ifndef SERVER_API_HANDLERS_H
+#define SERVER_API_HANDLERS_H
+
+#include "http/exchange.h"
+
+void handle_health(struct http_exchange *x);
+void handle_ready(struct http_exchange *x);
+void handle_version(struct http_exchange *x);
+void handle_metrics_event(struct http_exchange *x);
+
+void handle_create(struct http_exchange *x);
+void handle_list(struct http_exchange *x);
+void handle_get(struct http_exchange *x);
+void handle_delete(struct http_exchange *x);
+void handle_pause(struct http_exchange *x);
+void handle_resume(struct http_exchange *x);
+void handle_renew(struct http_exchange *x);
+void handle_patch_metadata(struct http_exchange *x);
+void handle_endpoint(struct http_exchange *x);
+void handle_proxy(struct http_exchange *x);
+
+void handle_not_built(struct http_exchange *x); // 501
+void handle_template(struct http_exchange *x);  // 501, templates are another backend's
+
+#endif

@@ -1,0 +1,319 @@
+#include <string.h>
+#include <strings.h>
+
+#include "base/cleanup.h"
+#include "base/encode.h"
+#include "base/parse.h"
+#include "http/proxy.h"
+#include "http/url.h"
+#include "server/api/api.h"
+#include "server/api/handlers.h"
+
+enum {
+    UPSTREAMS_MAX = 64,
+    UPSTREAM_WAITING_MAX = 1024,
+    UPSTREAM_IDLE_MAX = 16,
+    UPSTREAM_IDLE_MS = 30000
+};
+enum { CONNECT_MS = 10000, FIRST_BYTE_MS = 180000 };
+
+// ---- upstreams: one per {sandbox, port}, at most 64 ports of a sandbox at a time ----
+
+struct upstream {
+    struct list node; // in upstream_set.ports, latest use first
+    struct upstream_set *set;
+    struct http_upstream *http;
+    unsigned port;
+};
+
+struct upstream_set { // sandbox.upstreams
+    struct list ports;
+    unsigned count;
+    struct api *api;
+    char id[SANDBOX_ID_SIZE];
+};
+
+static void dialled(int fd, const struct error *err, void *arg) {
+    http_dial_done(arg, fd, err);
+}
+
+static void dial(struct http_dial *d, void *arg) {
+    const struct upstream *u = arg;
+    lifecycle_dial(u->set->api->domain, u->set->id, u->port, dialled, d);
+}
+
+static void upstream_drop(struct upstream *u) {
+    list_remove(&u->node);
+    u->set->count--;
+    http_upstream_free(u->http);
+    free(u);
+}
+
+void api_release(struct sandbox *sb, void *api) {
+    struct upstream_set *set = sb->upstreams;
+    if (!set)
+        return;
+    sb->upstreams = NULL;
+    while (!list_empty(&set->ports))
+        upstream_drop(LIST_ENTRY(set->ports.next, struct upstream, node));
+    free(set);
+}
+
+static struct upstream_set *set_of(struct api *a, struct sandbox *sb) {
+    struct upstream_set *set = sb->upstreams;
+    if (set)
+        return set;
+    set = calloc(1, sizeof *set);
+    if (!set)
+        return NULL;
+    list_init(&set->ports);
+    set->api = a;
+    memcpy(set->id, sb->id, sizeof set->id);
+    sb->upstreams = set;
+    return set;
+}
+
+static struct http_upstream *upstream_of(struct http_exchange *x, struct sandbox *sb,
+                                         unsigned port) {
+    struct api *a = api_of(x);
+    struct upstream_set *set = set_of(a, sb);
+    if (!set)
+        return NULL;
+    LIST_EACH(&set->ports, node) {
+        struct upstream *u = LIST_ENTRY(node, struct upstream, node);
+        if (u->port == port) {
+            list_remove(&u->node);
+            list_push_front(&set->ports, &u->node);
+            return u->http;
+        }
+    }
+    if (set->count >= UPSTREAMS_MAX)
+        upstream_drop(LIST_ENTRY(set->ports.prev, struct upstream, node));
+    struct upstream *u = calloc(1, sizeof *u);
+    if (!u)
+        return NULL;
+    const struct http_upstream_settings s = {.dial = dial,
+                                             .arg = u,
+                                             .connections_max =
+                                                 (unsigned)a->config->upstream_per_sandbox,
+                                             .waiting_max = UPSTREAM_WAITING_MAX,
+                                             .idle_ms = UPSTREAM_IDLE_MS,
+                                             .idle_max = UPSTREAM_IDLE_MAX};
+    u->set = set;
+    u->port = port;
+    u->http = http_upstream_new(x->loop, &s);
+    if (!u->http) {
+        free(u);
+        return NULL;
+    }
+    set->count++;
+    list_push_front(&set->ports, &u->node);
+    return u->http;
+}
+
+// ---- which fields pass ----
+
+struct passage { // lives in the exchange's arena
+    const struct api *api;
+    unsigned port;
+    bool trusted;
+};
+
+static bool is_one_of(const char *name, const char *const *names) {
+    for (; *names; names++)
+        if (strcasecmp(name, *names) == 0)
+            return true;
+    return false;
+}
+
+static bool drop_request(const struct http_field *f, void *arg) {
+    // Rebuilt by us, so that no client can name its own address.
+    static const char *const rebuilt[] = {"X-Forwarded-For", "X-Forwarded-Host",
+                                          "X-Forwarded-Proto", NULL};
+    static const char *const claims[] = {"Forwarded", "X-Forwarded-Port", "X-Real-IP", NULL};
+    static const char *const ours[] = {"OPEN-SANDBOX-API-KEY", "OpenSandbox-Secure-Access",
+                                       "OpenSandbox-Access-Renew", NULL};
+    const struct passage *p = arg;
+    if (is_one_of(f->name, rebuilt) || is_one_of(f->name, ours))
+        return true;
+    if (is_one_of(f->name, claims))
+        return !p->trusted;
+    if (strcasecmp(f->name, "X-EXECD-ACCESS-TOKEN") == 0)
+        return p->port != EXECD_PORT;
+    return api_is_key(p->api, f->value, f->value_len);
+}
+
+// All path-form pages share our origin: none may speak for it.
+static bool drop_response(const struct http_field *f, void *arg) {
+    static const char *const dropped[] = {"X-Request-ID", "Service-Worker-Allowed",
+                                          "Clear-Site-Data", "Strict-Transport-Security", NULL};
+    return is_one_of(f->name, dropped);
+}
+
+static size_t forwarded_fields(struct http_exchange *x, bool trusted, struct http_field add[3]) {
+    const char *before = trusted ? http_header(x, "X-Forwarded-For") : NULL;
+    const char *host = trusted ? http_header(x, "X-Forwarded-Host") : NULL;
+    const char *proto = trusted ? http_header(x, "X-Forwarded-Proto") : NULL;
+    const char *chain = before ? arena_printf(x->arena, "%s, %s", before, x->peer) : x->peer;
+    size_t n = 0;
+    if (!host)
+        host = http_header(x, "Host");
+    if (chain && *chain)
+        add[n++] = (struct http_field){.name = "X-Forwarded-For", .value = chain};
+    if (host)
+        add[n++] = (struct http_field){.name = "X-Forwarded-Host", .value = host};
+    add[n++] = (struct http_field){.name = "X-Forwarded-Proto", .value = proto ? proto : "http"};
+    for (size_t i = 0; i < n; i++) {
+        add[i].name_len = strlen(add[i].name);
+        add[i].value_len = strlen(add[i].value);
+    }
+    return n;
+}
+
+// ---- the walk ----
+
+struct call { // lives in the exchange's arena while held
+    struct http_exchange *x;
+    unsigned port;
+    struct hold *hold;
+};
+
+static void forward(struct http_exchange *x, struct sandbox *sb, unsigned port) {
+    struct http_field add[3];
+    struct passage *p = arena_alloc(x->arena, sizeof *p);
+    struct http_upstream *u = upstream_of(x, sb, port);
+    const char *target =
+        arena_printf(x->arena, "%s%s%s", *x->rest ? x->rest : "/", *x->query ? "?" : "", x->query);
+    // The path before the rest: where the sandbox's root is for the client.
+    const char *prefix = arena_strndup(x->arena, x->path, strlen(x->path) - strlen(x->rest));
+    if (!p || !u || !target || !prefix) {
+        api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
+        return;
+    }
+    *p = (struct passage){.api = api_of(x), .port = port, .trusted = api_trusts_peer(x)};
+    const struct http_proxy_policy policy = {
+        .target = target,
+        .drop_request = drop_request,
+        .drop_response = drop_response,
+        .arg = p,
+        .add = add,
+        .add_count = forwarded_fields(x, p->trusted, add),
+        .cookie_path = prefix,
+        .location_prefix = prefix,
+        .connect_ms = CONNECT_MS,
+        .first_byte_ms = FIRST_BYTE_MS,
+        .code_connect = error_code(ERR_BACKEND_CONNECTION_FAILED),
+        .code_response = error_code(ERR_BACKEND_RESPONSE_FAILED),
+        .code_time_out = error_code(ERR_BACKEND_TIMEOUT),
+    };
+    http_proxy_run(x, u, &policy);
+}
+
+static void refuse_state(struct http_exchange *x, const struct sandbox *sb) {
+    switch (sb->state) {
+    case SANDBOX_PENDING:
+        api_refuse(x, ERR_PENDING, "sandbox %s is still being created", sb->id);
+        return;
+    case SANDBOX_PAUSING:
+    case SANDBOX_PAUSED:
+    case SANDBOX_RESUMING:
+        api_refuse(x, ERR_PAUSED, "sandbox %s is paused; resume it first", sb->id);
+        return;
+    case SANDBOX_RUNNING:
+    case SANDBOX_STOPPING:
+    case SANDBOX_TERMINATED:
+    case SANDBOX_FAILED:
+    case SANDBOX_STATE_COUNT: break;
+    }
+    api_refuse(x, ERR_NOT_RUNNING, "sandbox %s has ended (%s)", sb->id,
+               sandbox_state_name(sb->state));
+}
+
+static void held(const struct sandbox *sb, void *arg) {
+    struct call *c = arg;
+    struct http_exchange *x = c->x;
+    c->hold = NULL;
+    x->on_gone = NULL;
+    struct sandbox *now = api_sandbox(x); // answers 404 when it is gone
+    if (!now)
+        return;
+    if (now->state == SANDBOX_RUNNING)
+        forward(x, now, c->port);
+    else
+        refuse_state(x, now);
+}
+
+static void held_gone(struct http_exchange *x) {
+    struct call *c = x->user;
+    if (c->hold)
+        lifecycle_hold_cancel(c->hold);
+    http_reply_empty(x, 499);
+}
+
+static void hold(struct http_exchange *x, const struct sandbox *sb, unsigned port) {
+    struct call *c = arena_alloc(x->arena, sizeof *c);
+    if (!c) {
+        api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
+        return;
+    }
+    *c = (struct call){.x = x, .port = port};
+    x->user = c;
+    x->on_gone = held_gone;
+    struct hold *h = lifecycle_hold(api_of(x)->domain, sb->id, held, c);
+    if (h) // else held() was called, and the arena may be gone
+        c->hold = h;
+}
+
+static bool token_matches(struct http_exchange *x, const struct sandbox *sb, const char *purpose,
+                          const char *field) {
+    char token[SANDBOX_TOKEN_SIZE];
+    const char *given = http_header(x, field);
+    domain_token(api_of(x)->domain, purpose, sb->id, token);
+    return given && strlen(given) == strlen(token) &&
+           constant_time_equal(given, token, strlen(token));
+}
+
+// Ends the exchange and returns false when a token is missing.
+static bool authorised(struct http_exchange *x, const struct sandbox *sb, unsigned port) {
+    bool ping = port == EXECD_PORT && strcmp(x->request->method, "GET") == 0 &&
+                strcmp(x->rest, "/ping") == 0;
+    if (ping) // says nothing but alive; clients take a 401 from it for final
+        return true;
+    if (sb->spec->secure_access &&
+        !token_matches(x, sb, "secure-access", "OpenSandbox-Secure-Access")) {
+        api_refuse(x, ERR_SECURE_ACCESS,
+                   "this sandbox demands the OpenSandbox-Secure-Access header of its endpoint");
+        return false;
+    }
+    if (port == EXECD_PORT && !token_matches(x, sb, "execd", "X-EXECD-ACCESS-TOKEN")) {
+        api_refuse(x, ERR_EXECD_TOKEN,
+                   "port %d demands the X-EXECD-ACCESS-TOKEN header of its endpoint", EXECD_PORT);
+        return false;
+    }
+    return true;
+}
+
+void handle_proxy(struct http_exchange *x) {
+    uint64_t port = 0;
+    const char *text = http_param(x, "port");
+    if (parse_u64(text ? text : "", 1, 65535, &port) < 0) {
+        api_refuse(x, ERR_R_INVALID_PORT, "port %.20s: ports are 1 to 65535", text ? text : "");
+        return;
+    }
+    if (url_has_dot_segment(x->path)) {
+        api_refuse(x, ERR_INVALID_PARAMETER, "the path holds a dot segment");
+        return;
+    }
+    struct sandbox *sb = api_sandbox(x);
+    if (!sb || !authorised(x, sb, (unsigned)port))
+        return;
+    if (port == EGRESS_PORT)
+        api_refuse(x, ERR_NOT_IMPLEMENTED,
+                   "this sandbox has no egress sidecar: networkPolicy is not built yet");
+    else if (sb->state == SANDBOX_RUNNING)
+        forward(x, sb, (unsigned)port);
+    else if (sb->state == SANDBOX_PENDING)
+        hold(x, sb, (unsigned)port);
+    else
+        refuse_state(x, sb);
+}

@@ -1,0 +1,106 @@
+#include "base/cleanup.h"
+#include "server/api/api.h"
+#include "server/api/handlers.h"
+
+// The one table: what lifecycle-api.md 1.2 and compat-1.1.1.md L1 to L7 name. Every route stands at
+// the root and below /v1.
+#define BUFFERED HTTP_BODY_BUFFERED
+#define STREAMED HTTP_BODY_STREAMED
+#define OPEN     HTTP_ROUTE_OPEN
+#define ROOT     HTTP_ROUTE_ROOT_ONLY
+#define MOUNT    HTTP_ROUTE_MOUNT_ONLY
+#define SANDBOX  "/sandboxes/{sandbox_id}"
+
+static const char create_codes[] = "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
+                                   "SANDBOX::API_NOT_SUPPORTED SANDBOX::UNSUPPORTED_POOL_REF "
+                                   "SANDBOX::INVALID_METADATA_LABEL VOLUME::INVALID_BACKEND "
+                                   "VOLUME::INVALID_MOUNT_PATH VOLUME::HOST_PATH_NOT_ALLOWED "
+                                   "%::INVALID_ENTRYPOINT %::IMAGE_NOT_FOUND %::IMAGE_UNAUTHORIZED "
+                                   "%::IMAGE_INVALID %::IMAGE_PULL_FAILED "
+                                   "%::SANDBOX_START_FAILED %::DISK_FULL SANDBOX::TOO_MANY";
+static const char proxy_codes[] = "%::SANDBOX_NOT_FOUND %::INVALID_PORT SANDBOX::INVALID_PARAMETER "
+                                  "SANDBOX::PENDING SANDBOX::PAUSED SANDBOX::NOT_RUNNING "
+                                  "MISSING_OR_INVALID_EXECD_TOKEN MISSING_OR_INVALID_SECURE_ACCESS "
+                                  "BACKEND_CONNECTION_FAILED BACKEND_RESPONSE_FAILED "
+                                  "BACKEND_TIMEOUT OVERLOADED";
+static const char later[] = "SANDBOX::NOT_IMPLEMENTED";
+static const char templates[] = "FSB::API_NOT_SUPPORTED";
+
+static const struct http_route routes[] = {
+    {"GET", "/health", handle_health, BUFFERED, OPEN | ROOT, ""},
+    {"GET", "/livez", handle_health, BUFFERED, OPEN | ROOT, ""},
+    {"GET", "/readyz", handle_ready, BUFFERED, OPEN | ROOT, "NOT_READY"},
+    {"GET", "/version", handle_version, BUFFERED, OPEN | ROOT, ""},
+    {"GET", "/openapi.json", handle_not_built, BUFFERED, OPEN | ROOT, later},
+    {"GET", "/docs", handle_not_built, BUFFERED, OPEN | ROOT, later},
+    {"GET", "/redoc", handle_not_built, BUFFERED, OPEN | ROOT, later},
+    {"POST", "/metrics/events", handle_metrics_event, BUFFERED, MOUNT, "INVALID_REQUEST"},
+
+    {"POST", "/sandboxes", handle_create, BUFFERED, 0, create_codes},
+    {"GET", "/sandboxes", handle_list, BUFFERED, 0, "INVALID_REQUEST INVALID_METADATA_FORMAT"},
+    {"GET", SANDBOX, handle_get, BUFFERED, 0, "%::SANDBOX_NOT_FOUND"},
+    {"DELETE", SANDBOX, handle_delete, BUFFERED, 0,
+     "%::SANDBOX_NOT_FOUND %::SANDBOX_DELETE_FAILED"},
+    {"PATCH", SANDBOX "/metadata", handle_patch_metadata, BUFFERED, 0,
+     "INVALID_REQUEST %::SANDBOX_NOT_FOUND INVALID_METADATA_LABEL SANDBOX::INVALID_METADATA_LABEL"},
+    {"POST", SANDBOX "/pause", handle_pause, BUFFERED, 0,
+     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_RUNNING %::SANDBOX_PAUSE_FAILED SANDBOX::PENDING"},
+    {"POST", SANDBOX "/resume", handle_resume, BUFFERED, 0,
+     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_PAUSED %::SANDBOX_RESUME_FAILED SANDBOX::PENDING"},
+    {"POST", SANDBOX "/renew-expiration", handle_renew, BUFFERED, 0,
+     "INVALID_REQUEST %::SANDBOX_NOT_FOUND %::INVALID_EXPIRATION"},
+    {"GET", SANDBOX "/endpoints/{port}", handle_endpoint, BUFFERED, 0,
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER SANDBOX::API_NOT_SUPPORTED %::INVALID_PORT "
+     "%::SANDBOX_NOT_FOUND"},
+    {"*", SANDBOX "/proxy/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes},
+    {"*", "/route/{sandbox_id}/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes},
+
+    {"POST", SANDBOX "/snapshots", handle_not_built, BUFFERED, 0, later},
+    {"GET", "/snapshots", handle_not_built, BUFFERED, 0, later},
+    {"GET", "/snapshots/{snapshot_id}", handle_not_built, BUFFERED, 0, later},
+    {"DELETE", "/snapshots/{snapshot_id}", handle_not_built, BUFFERED, 0, later},
+    {"GET", SANDBOX "/diagnostics/logs", handle_not_built, BUFFERED, 0, later},
+    {"GET", SANDBOX "/diagnostics/inspect", handle_not_built, BUFFERED, 0, later},
+    {"GET", SANDBOX "/diagnostics/events", handle_not_built, BUFFERED, 0, later},
+    {"GET", SANDBOX "/diagnostics/summary", handle_not_built, BUFFERED, 0, later},
+    {"GET", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
+    {"PUT", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
+    {"PATCH", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
+    {"DELETE", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
+    {"POST", "/pools", handle_not_built, BUFFERED, 0, later},
+    {"GET", "/pools", handle_not_built, BUFFERED, 0, later},
+    {"GET", "/pools/{pool_name}", handle_not_built, BUFFERED, 0, later},
+    {"PUT", "/pools/{pool_name}", handle_not_built, BUFFERED, 0, later},
+    {"DELETE", "/pools/{pool_name}", handle_not_built, BUFFERED, 0, later},
+    {"POST", "/templates", handle_template, BUFFERED, 0, templates},
+    {"GET", "/templates", handle_template, BUFFERED, 0, templates},
+    {"GET", "/templates/{template_id}", handle_template, BUFFERED, 0, templates},
+    {"DELETE", "/templates/{template_id}", handle_template, BUFFERED, 0, templates},
+};
+
+void handle_not_built(struct http_exchange *x) {
+    api_refuse(x, ERR_NOT_IMPLEMENTED,
+               "%s %s is not built yet; docs/compatibility.md says what comes", x->route->method,
+               x->route->pattern);
+}
+
+void handle_template(struct http_exchange *x) {
+    api_refuse(x, ERR_FSB_NOT_SUPPORTED,
+               "templates belong to a micro-VM backend that this server does not have");
+}
+
+void api_serve(struct api *a, struct http_server_settings *s) {
+    static const char *const mounts[] = {"/v1", NULL};
+    http_server_defaults(s);
+    s->routes = routes;
+    s->route_count = ARRAY_SIZE(routes);
+    s->mounts = mounts;
+    s->user = a;
+    s->default_code = error_code(ERR_INTERNAL_ERROR);
+    s->before = api_before;
+    s->no_route = api_no_route;
+    s->finished = api_finished;
+    s->body_max = (size_t)a->config->body_max;
+    s->connections_max = (unsigned)a->config->connections_max;
+    s->idle_ms = a->config->keep_alive_s * 1000;
+}

@@ -1,0 +1,281 @@
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/clock.h"
+#include "fmt/json.h"
+#include "server/api/create.h"
+#include "server/api/handlers.h"
+
+// ---- create ----
+
+struct create_call {  // lives in the exchange's arena
+    struct list node; // in api.held while the domain is not ready
+    struct http_exchange *x;
+    json_t *body; // the form points into it
+    struct create_form form;
+    struct create_ticket *ticket;
+};
+
+static void create_over(struct create_call *c) {
+    list_remove(&c->node);
+    create_form_clear(&c->form);
+    json_decref(c->body);
+    c->body = NULL;
+}
+
+// Official clients read `code` from these statuses only; anything else becomes a 500 (decision 7).
+static void limit_status(struct error *err) {
+    static const int known[] = {400, 401, 403, 409, 422, 429, 500};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (err->status == known[i])
+            return;
+    err->status = err->status == 503 ? 429 : 500;
+}
+
+static void create_done(const struct sandbox *sb, const struct error *err, void *arg) {
+    struct create_call *c = arg;
+    struct http_exchange *x = c->x;
+    c->ticket = NULL;
+    x->on_gone = NULL;
+    create_over(c);
+    if (err) {
+        struct error limited = *err;
+        limit_status(&limited);
+        api_fail(x, &limited);
+    } else {
+        http_reply_json(x, 202, render_created(sb));
+    }
+}
+
+static void create_gone(struct http_exchange *x) {
+    struct create_call *c = x->user;
+    if (c->ticket)
+        lifecycle_abandon(c->ticket);
+    create_over(c);
+    http_reply_empty(x, 499); // nobody reads it; the access line does
+}
+
+static void create_start(struct create_call *c) {
+    const char *prefer = http_header(c->x, "Prefer");
+    const struct create_request q = {.spec = c->form.spec,
+                                     .image_username = c->form.username,
+                                     .image_password = c->form.password,
+                                     .wait_ms =
+                                         prefer && strcasestr(prefer, "respond-async") ? 0 : -1};
+    // done may end the exchange, and its arena with it, before this returns: then nothing of `c`
+    // may be touched.
+    struct create_ticket *ticket = lifecycle_create(api_of(c->x)->domain, &q, create_done, c);
+    if (ticket)
+        c->ticket = ticket;
+}
+
+// Reads the body into c->form. -1: the exchange is over.
+static int create_parse(struct create_call *c) {
+    struct http_exchange *x = c->x;
+    struct problems p = {0};
+    struct error err = {0};
+    c->body = body_object(x);
+    if (!c->body)
+        return -1;
+    if (create_read(&c->form, c->body, &p) < 0) {
+        problems_clear(&p);
+        api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
+        return -1;
+    }
+    if (!problems_any(&p))
+        create_relate(&c->form, &p);
+    if (problems_any(&p)) {
+        problems_reply(x, &p);
+        return -1;
+    }
+    if (create_check(api_of(x), &c->form, &err) < 0) {
+        limit_status(&err);
+        api_fail(x, &err);
+        return -1;
+    }
+    return 0;
+}
+
+void handle_create(struct http_exchange *x) {
+    struct api *a = api_of(x);
+    struct create_call call = {.x = x};
+    if (create_parse(&call) <
+        0) { // the arena is gone with the exchange, so the call is not in it yet
+        create_over(&call);
+        return;
+    }
+    struct create_call *c = arena_alloc(x->arena, sizeof *c);
+    if (!c) {
+        create_over(&call);
+        api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
+        return;
+    }
+    *c = call;
+    x->user = c;
+    x->on_gone = create_gone;
+    if (domain_ready(a->domain))
+        create_start(c);
+    else
+        list_push_back(&a->held, &c->node);
+}
+
+void api_ready(struct api *a) {
+    struct list *node;
+    while ((node = list_pop(&a->held)))
+        create_start(LIST_ENTRY(node, struct create_call, node));
+}
+
+// ---- one sandbox ----
+
+void handle_get(struct http_exchange *x) {
+    const struct sandbox *sb = api_sandbox(x);
+    if (sb)
+        http_reply_json(x, 200, render_sandbox(sb));
+}
+
+static void done_204(const struct sandbox *sb, const struct error *err, void *arg) {
+    if (err)
+        api_fail(arg, err);
+    else
+        http_reply_empty(arg, 204);
+}
+
+static void done_202(const struct sandbox *sb, const struct error *err, void *arg) {
+    if (err)
+        api_fail(arg, err);
+    else
+        http_reply_empty(arg, 202);
+}
+
+static void done_sandbox(const struct sandbox *sb, const struct error *err, void *arg) {
+    if (err)
+        api_fail(arg, err);
+    else
+        http_reply_json(arg, 200, render_sandbox(sb));
+}
+
+void handle_delete(struct http_exchange *x) {
+    lifecycle_delete(api_of(x)->domain, http_param(x, "sandbox_id"), done_204, x);
+}
+
+void handle_pause(struct http_exchange *x) {
+    lifecycle_pause(api_of(x)->domain, http_param(x, "sandbox_id"), done_202, x);
+}
+
+void handle_resume(struct http_exchange *x) {
+    lifecycle_resume(api_of(x)->domain, http_param(x, "sandbox_id"), done_202, x);
+}
+
+// ---- renew ----
+
+static void done_renew(const struct sandbox *sb, const struct error *err, void *arg) {
+    char text[CLOCK_TEXT_MAX];
+    if (err) {
+        api_fail(arg, err);
+        return;
+    }
+    clock_format(sb->expires_us, text);
+    http_reply_json(arg, 200, json_pack("{s:s}", "expiresAt", text));
+}
+
+// A text of any form of 3.3, or Unix seconds or milliseconds as a number.
+static void read_instant(struct problems *p, const struct field *f, int64_t *ret) {
+    char number[40];
+    const char *text = json_string_value(f->value);
+    if (!f->value) {
+        problem_add(p, &f->at, "datetime_type", "Input should be a valid datetime");
+        return;
+    }
+    if (json_is_integer(f->value))
+        (void)snprintf(number, sizeof number, "%lld", (long long)json_integer_value(f->value));
+    else if (json_is_real(f->value))
+        (void)snprintf(number, sizeof number, "%.6f", json_real_value(f->value));
+    else if (!text) {
+        problem_add(p, &f->at, "datetime_type", "Input should be a valid datetime");
+        return;
+    }
+    if (clock_parse(text ? text : number, ret) < 0)
+        problem_add(p, &f->at, "datetime_from_date_parsing",
+                    "Input should be a valid datetime or date, such as 2030-01-31T12:00:00Z");
+}
+
+void handle_renew(struct http_exchange *x) {
+    struct problems p = {0};
+    int64_t expires_us = 0;
+    json_t *body = body_object(x);
+    if (!body)
+        return;
+    struct field f = field_get(&place_body, body, "expiresAt");
+    if (!json_object_get(body, "expiresAt") && !json_object_get(body, "expires_at"))
+        problem_add(&p, &f.at, "missing", "Field required");
+    else
+        read_instant(&p, &f, &expires_us);
+    json_decref(body);
+    if (problems_any(&p))
+        problems_reply(x, &p);
+    else
+        lifecycle_renew(api_of(x)->domain, http_param(x, "sandbox_id"), expires_us, done_renew, x);
+}
+
+// ---- metadata ----
+
+static int check_patch(const struct pairs *patch, struct error *err) {
+    for (size_t i = 0; i < patch->count; i++)
+        if (label_is_reserved(patch->items[i].name))
+            return error_server(
+                err, ERR_RESERVED_METADATA_LABEL,
+                "metadata key \"%.80s\": keys beginning opensandbox.io/ are reserved",
+                patch->items[i].name);
+    for (size_t i = 0; i < patch->count; i++)
+        if (patch->items[i].value &&
+            label_check(patch->items[i].name, patch->items[i].value, err) < 0)
+            return -1;
+    return 0;
+}
+
+// A removal is an entry without a value; pairs_add() makes only the others.
+static int read_patch(const json_t *body, struct problems *p, struct pairs *patch) {
+    const char *name;
+    json_t *value;
+    struct field f = {.at = place_body, .value = body};
+    if (field_map(p, &f, true, patch) < 0)
+        return -1;
+    json_object_foreach((json_t *)body, name, value) {
+        if (!json_is_null(value))
+            continue;
+        if (pairs_add(patch, name, "") < 0)
+            return -1;
+        for (size_t i = patch->count; i-- > 0;) {
+            if (strcmp(patch->items[i].name, name) == 0) {
+                free(patch->items[i].value);
+                patch->items[i].value = NULL;
+                break;
+            }
+        }
+    }
+    return 0;
+}
+
+void handle_patch_metadata(struct http_exchange *x) {
+    struct problems p = {0};
+    struct pairs patch = {0};
+    struct error err = {0};
+    json_t *body = body_object(x);
+    if (!body)
+        return;
+    int rc = read_patch(body, &p, &patch);
+    json_decref(body);
+    if (problems_any(&p)) {
+        problems_reply(x, &p);
+    } else if (rc < 0) {
+        api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
+    } else if (api_sandbox(x)) {
+        if (check_patch(&patch, &err) < 0)
+            api_fail(x, &err);
+        else
+            lifecycle_patch_metadata(api_of(x)->domain, http_param(x, "sandbox_id"), &patch,
+                                     done_sandbox, x);
+    }
+    pairs_clear(&patch);
+}

@@ -1,0 +1,219 @@
+#include <errno.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/path.h"
+#include "server/api/create.h"
+
+enum { VOLUMES_MAX = 64 };
+
+// ---- types ----
+
+static void pattern(struct problems *p, const struct field *f, bool ok, const char *what) {
+    if (!ok)
+        problem_add(p, &f->at, "string_pattern_mismatch", "String should match pattern '%s'", what);
+}
+
+static void read_host(struct problems *p, const struct field *f) {
+    const json_t *o = field_object(p, f, false);
+    if (!o)
+        return;
+    struct field path = field_get(&f->at, o, "path");
+    const char *text = field_text(p, &path, true);
+    if (text)
+        pattern(p, &path, text[0] == '/', "^(/|[A-Za-z]:[\\\\/])");
+}
+
+static void read_pvc(struct problems *p, const struct field *f) {
+    const json_t *o = field_object(p, f, false);
+    if (!o)
+        return;
+    struct field claim = field_get(&f->at, o, "claimName"),
+                 make = field_get(&f->at, o, "createIfNotExists");
+    struct field drop = field_get(&f->at, o, "deleteOnSandboxTermination"),
+                 class = field_get(&f->at, o, "storageClass");
+    struct field size = field_get(&f->at, o, "storage"),
+                 modes = field_get(&f->at, o, "accessModes");
+    const char *text = field_text(p, &claim, true);
+    if (text_length(p, &claim, text, 1, 253))
+        pattern(p, &claim, is_dns_label(text, 253), "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$");
+    (void)field_bool(p, &make, true);
+    (void)field_bool(p, &drop, false);
+    (void)field_text(p, &class, false);
+    (void)field_text(p, &size, false);
+    (void)field_list(p, &modes, 0, false);
+}
+
+static void read_ossfs(struct problems *p, const struct field *f) {
+    const json_t *o = field_object(p, f, false);
+    if (!o)
+        return;
+    struct field bucket = field_get(&f->at, o, "bucket"),
+                 endpoint = field_get(&f->at, o, "endpoint");
+    (void)text_length(p, &bucket, field_text(p, &bucket, true), 3, 63);
+    (void)text_length(p, &endpoint, field_text(p, &endpoint, true), 1, 0);
+}
+
+static void read_volume(struct problems *p, const struct field *f) {
+    const json_t *o = field_object(p, f, true);
+    if (!o)
+        return;
+    struct field name = field_get(&f->at, o, "name"), mount = field_get(&f->at, o, "mountPath");
+    struct field read_only = field_get(&f->at, o, "readOnly"),
+                 sub = field_get(&f->at, o, "subPath");
+    struct field host = field_get(&f->at, o, "host"), pvc = field_get(&f->at, o, "pvc"),
+                 ossfs = field_get(&f->at, o, "ossfs");
+    const char *text = field_text(p, &name, true);
+    if (text_length(p, &name, text, 1, 63))
+        pattern(p, &name, is_dns_label(text, 63), "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$");
+    text = field_text(p, &mount, true);
+    if (text)
+        pattern(p, &mount, text[0] == '/', "^/.*");
+    (void)field_bool(p, &read_only, false);
+    (void)field_text(p, &sub, false);
+    read_host(p, &host);
+    read_pvc(p, &pvc);
+    read_ossfs(p, &ossfs);
+    if ((host.value != NULL) + (pvc.value != NULL) + (ossfs.value != NULL) != 1)
+        problem_add(p, &f->at, "value_error",
+                    "Value error, exactly one of host, pvc and ossfs must be given");
+}
+
+void volumes_read(struct problems *p, const struct field *list) {
+    const json_t *volumes = field_list(p, list, 0, false), *v;
+    size_t i;
+    if (json_array_size(volumes) > VOLUMES_MAX) {
+        problem_add(p, &list->at, "too_long", "List should have at most %d items", VOLUMES_MAX);
+        return;
+    }
+    json_array_foreach(volumes, i, v) {
+        const struct field item = {.at = {.in = &list->at, .index = i},
+                                   .value = json_is_null(v) ? NULL : v};
+        read_volume(p, &item);
+    }
+}
+
+// ---- meaning ----
+
+static char *without_slashes(const char *path) {
+    size_t len = strlen(path);
+    while (len > 1 && path[len - 1] == '/')
+        len--;
+    return strndup(path, len);
+}
+
+// The sandbox's own mounts stay what they are.
+static int check_mount_path(const char *path, struct error *err) {
+    static const char *const own[] = {"/proc", "/sys", "/dev", "/opt/opensandbox"};
+    if (!path_is_clean(path) || strcmp(path, "/") == 0)
+        return error_server(
+            err, ERR_VOLUME_INVALID_MOUNT_PATH,
+            "mountPath \"%.200s\" must be absolute, without . and .. and //, and not the root",
+            path);
+    for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+        if (path_covers(own[i], path) || path_covers(path, own[i]))
+            return error_server(err, ERR_VOLUME_INVALID_MOUNT_PATH,
+                                "mountPath \"%.200s\" is a mount of the sandbox itself", path);
+    return 0;
+}
+
+static int check_sub_path(const char *path, struct error *err) {
+    const char *p = path;
+    if (*p == '/')
+        return error_server(err, ERR_VOLUME_INVALID_SUB_PATH, "subPath \"%.200s\" must be relative",
+                            path);
+    while (*p) {
+        size_t n = strcspn(p, "/");
+        if (n == 2 && p[0] == '.' && p[1] == '.')
+            return error_server(err, ERR_VOLUME_INVALID_SUB_PATH,
+                                "subPath \"%.200s\" may not hold ..", path);
+        p += n + (p[n] == '/');
+    }
+    return 0;
+}
+
+static int check_host(const struct api *a, const char *path, struct error *err) {
+    if (!path_is_clean(path))
+        return error_server(
+            err, ERR_VOLUME_INVALID_HOST_PATH,
+            "host.path \"%.200s\" must be absolute, without . and .. and //, and without a final /",
+            path);
+    for (char **allowed = a->config->allowed_host_paths; *allowed; allowed++) {
+        char *prefix = without_slashes(*allowed);
+        bool covers = prefix && path_covers(prefix, path);
+        free(prefix);
+        if (covers)
+            return 0;
+    }
+    return error_server(err, ERR_VOLUME_HOST_PATH_NOT_ALLOWED,
+                        "host.path \"%.200s\" lies under none of storage.allowed_host_paths", path);
+}
+
+static int check_source(const struct api *a, const json_t *o, struct volume_spec *v,
+                        struct error *err) {
+    struct field host = field_get(&place_body, o, "host"), pvc = field_get(&place_body, o, "pvc");
+    struct problems none = {0};
+    if (host.value) {
+        struct field path = field_get(&host.at, host.value, "path");
+        v->kind = VOLUME_HOST;
+        if (check_host(a, field_text(&none, &path, true), err) < 0)
+            return -1;
+        v->source = strdup(json_string_value(path.value));
+    } else if (pvc.value) {
+        struct field claim = field_get(&pvc.at, pvc.value, "claimName");
+        if (!(a->features & RUNTIME_NAMED_VOLUMES))
+            return error_server(err, ERR_VOLUME_UNSUPPORTED_BACKEND,
+                                "volumes: pvc is not supported by this runtime yet");
+        v->kind = VOLUME_NAMED;
+        v->source = strdup(json_string_value(claim.value));
+    } else {
+        return error_server(err, ERR_VOLUME_UNSUPPORTED_BACKEND,
+                            "volumes: ossfs is not supported by this runtime");
+    }
+    return v->source ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+static int check_volume(const struct api *a, const json_t *o, struct sandbox_spec *spec,
+                        struct error *err) {
+    struct volume_spec *v = &spec->volumes[spec->volume_count];
+    struct field name = field_get(&place_body, o, "name"),
+                 mount = field_get(&place_body, o, "mountPath");
+    struct field read_only = field_get(&place_body, o, "readOnly"),
+                 sub = field_get(&place_body, o, "subPath");
+    struct problems none = {0}; // types were checked by volumes_read()
+    for (size_t i = 0; i < spec->volume_count; i++)
+        if (strcmp(spec->volumes[i].name, json_string_value(name.value)) == 0)
+            return error_server(err, ERR_VOLUME_DUPLICATE_NAME,
+                                "volumes: the name \"%s\" is there twice", spec->volumes[i].name);
+    spec->volume_count++; // from here on spec_unref() frees it
+    v->name = strdup(json_string_value(name.value));
+    v->mount_path = without_slashes(json_string_value(mount.value));
+    v->sub_path = sub.value ? strdup(json_string_value(sub.value)) : NULL;
+    v->read_only = field_bool(&none, &read_only, false);
+    if (!v->name || !v->mount_path || (sub.value && !v->sub_path))
+        return error_set(err, ENOMEM, "out of memory");
+    if (check_mount_path(v->mount_path, err) < 0 ||
+        (v->sub_path && check_sub_path(v->sub_path, err) < 0))
+        return -1;
+    for (size_t i = 0; i + 1 < spec->volume_count; i++)
+        if (strcmp(spec->volumes[i].mount_path, v->mount_path) == 0)
+            return error_server(err, ERR_VOLUME_INVALID_MOUNT_PATH,
+                                "volumes: mountPath \"%.200s\" is there twice", v->mount_path);
+    return check_source(a, o, v, err);
+}
+
+int volumes_check(const struct api *a, const json_t *list, struct sandbox_spec *spec,
+                  struct error *err) {
+    const json_t *o;
+    size_t i;
+    if (!json_array_size(list))
+        return 0;
+    spec->volumes = calloc(json_array_size(list), sizeof *spec->volumes);
+    if (!spec->volumes)
+        return error_set(err, ENOMEM, "out of memory");
+    json_array_foreach(list, i, o) {
+        if (check_volume(a, o, spec, err) < 0)
+            return -1;
+    }
+    return 0;
+}
