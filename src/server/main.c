@@ -1,0 +1,274 @@
+// opensandbox-server: puts the parts together. The only file that names a concrete runtime.
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "fmt/json.h"
+#include "io/signals.h"
+#include "io/stream.h"
+#include "server/api/api.h"
+#include "server/cli.h"
+#include "server/doctor.h"
+#include "server/image_cli.h"
+#include "server/runtime/oci/oci.h"
+
+struct server {
+    const struct config *config;
+    struct loop loop;
+    struct store *store;
+    struct runtime *runtime;
+    struct domain *domain;
+    struct api api;
+    struct http_server *http;
+    struct signal_watch terminate, interrupt;
+    char execd[PATH_MAX];
+    bool stopping;
+    int exit_code;
+};
+
+static struct oci_settings oci_settings(const struct config *c, const char *instance,
+                                        const char *execd) {
+    return (struct oci_settings){
+        .state_dir = c->state_dir,
+        .run_dir = c->run_dir,
+        .instance = instance,
+        .execd_path = execd,
+        .runtime = c->oci_runtime,
+        .user_namespace = strcasecmp(c->user_namespace, "never") == 0     ? OCI_USERNS_NEVER
+                          : strcasecmp(c->user_namespace, "require") == 0 ? OCI_USERNS_REQUIRE
+                                                                          : OCI_USERNS_AUTO,
+        .id_base = (uint32_t)c->id_base,
+        .seccomp = strcasecmp(c->seccomp, "containers") == 0 ? OCI_SECCOMP_CONTAINERS
+                                                             : OCI_SECCOMP_DEFAULT,
+        .seccomp_arches = (oci_list)c->seccomp_arches,
+        .cgroup_root = c->cgroup_root,
+        .cgroup_prefix = c->cgroup_prefix,
+        .pool = c->network,
+        .dns = (oci_list)c->dns,
+        .deny = (oci_list)c->deny,
+        .manage_foreign_firewall = c->manage_foreign_firewall,
+        .stock = (unsigned)c->stock,
+        .default_pids = (uint64_t)c->pids_limit,
+        .shm_bytes = (uint64_t)c->shm_size,
+        .start_timeout_ms = c->start_timeout_s * 1000,
+        .sandboxes_max = (unsigned)c->sandboxes_max,
+        .allowed_host_paths = (oci_list)c->allowed_host_paths,
+        .registries = (oci_list)c->registries,
+        .insecure_registries = (oci_list)c->insecure_registries,
+        .registry_ca_dir = c->registry_ca_dir,
+        .image_max_bytes = (uint64_t)c->image_max_bytes,
+        .image_max_entries = (uint64_t)c->image_max_entries,
+        .image_store_max_bytes = (uint64_t)c->image_store_max_bytes,
+        .image_max_age_days = (unsigned)c->image_max_age_days,
+        .pull_timeout_ms = c->pull_timeout_s * 1000,
+    };
+}
+
+static int image(const struct config *c, int argc, char **argv) {
+    const struct oci_settings s = oci_settings(c, "", NULL);
+    return image_cli(&s, argc - 1, argv + 1);
+}
+
+// ---- the end ----
+
+static void stopped(void *arg) {
+    loop_stop(&((struct server *)arg)->loop);
+}
+
+static void drained(void *arg) {
+    struct server *s = arg;
+    domain_stop(s->domain, stopped, s);
+}
+
+static void begin_stop(struct server *s) {
+    s->stopping = true;
+    http_server_drain(s->http, s->config->drain_s * 1000, drained, s);
+}
+
+static void stop_signal(struct server *s, int number) {
+    if (s->stopping) {
+        log_warning("second signal %d: ending at once; sandboxes run on and are found again",
+                    number);
+        _exit(EXIT_CONFIG);
+    }
+    log_info("signal %d: no new connections, running requests have %lld s", number,
+             (long long)s->config->drain_s);
+    begin_stop(s);
+}
+
+static void on_terminate(struct signal_watch *w, int number) {
+    stop_signal(CONTAINER_OF(w, struct server, terminate), number);
+}
+
+static void on_interrupt(struct signal_watch *w, int number) {
+    stop_signal(CONTAINER_OF(w, struct server, interrupt), number);
+}
+
+static void started(const struct error *err, void *arg) {
+    struct server *s = arg;
+    if (!err) {
+        log_info("ready: %zu sandboxes", registry_count(domain_registry(s->domain)));
+        api_ready(&s->api);
+        return;
+    }
+    log_error("start failed: %s", err->message);
+    s->exit_code = EXIT_START;
+    if (!s->stopping)
+        begin_stop(s);
+}
+
+// ---- the beginning ----
+
+static int open_log(const struct config *c, struct error *err) {
+    enum log_level level = LOG_LEVEL_INFO;
+    enum log_format format =
+        strcasecmp(c->log_format, "json") == 0 ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT;
+    int fd = STDERR_FILENO;
+    (void)log_level_parse(c->log_level, &level); // the table of keys checked it
+    if (c->log_file_enabled) {
+        fd = open(c->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+        if (fd < 0)
+            return error_errno(err, errno,
+                               "log.file_path \"%s\": make its directory, or set another",
+                               c->log_file);
+    }
+    log_configure(level, format, fd);
+    return 0;
+}
+
+static void raise_file_limit(void) {
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
+        r.rlim_cur = r.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &r); // fewer connections then, nothing else
+    }
+}
+
+static int open_domain(struct server *s, struct error *err) {
+    const struct config *c = s->config;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    const struct store_settings store = {.path = c->store_path,
+                                         .full_sync = strcasecmp(c->synchronous, "full") == 0,
+                                         .queue_max = 65536};
+    s->store = store_open(&s->loop, &store, err);
+    if (!s->store)
+        return -1;
+    const struct oci_settings oci = oci_settings(c, store_instance(s->store), s->execd);
+    s->runtime = oci_new(&oci, err);
+    if (!s->runtime)
+        return -1;
+    error_set_prefix(s->runtime->ops->code_prefix);
+    const struct domain_settings domain = {
+        .loop = &s->loop,
+        .store = s->store,
+        .runtime = s->runtime,
+        .workers = (unsigned)c->workers,
+        .pull_workers = (unsigned)c->pull_workers,
+        .creates_running = c->creates_running ? (unsigned)c->creates_running
+                                              : 2 * (unsigned)(cores > 0 ? cores : 1),
+        .creates_waiting = (unsigned)c->creates_waiting,
+        .sandboxes_max = (unsigned)c->sandboxes_max,
+        .create_wait_ms = c->create_wait_s * 1000,
+        .failed_retention_s = c->failed_retention_s,
+        .max_timeout_s = c->timeout_max_s,
+        .default_pids = (uint64_t)c->pids_limit,
+    };
+    s->domain = domain_new(&domain, err);
+    return s->domain ? 0 : -1;
+}
+
+static int open_http(struct server *s, struct error *err) {
+    const struct config *c = s->config;
+    struct http_server_settings settings;
+    if (api_init(&s->api, c, s->domain, s->runtime->ops->features, err) < 0)
+        return -1;
+    api_serve(&s->api, &settings);
+    s->http = http_server_new(&s->loop, &settings, err);
+    if (!s->http)
+        return -1;
+    s->api.server = s->http;
+    int fd = listen_tcp(strcasecmp(c->host, "localhost") == 0 ? "127.0.0.1" : c->host,
+                        (unsigned)c->port, (int)c->backlog, err);
+    if (fd < 0)
+        return error_wrap(err, "server.host %s, server.port %lld", c->host, (long long)c->port);
+    if (http_server_listen(s->http, fd, err) < 0)
+        return -1;
+    if (signal_watch_start(&s->loop, &s->terminate, SIGTERM, on_terminate) < 0 ||
+        signal_watch_start(&s->loop, &s->interrupt, SIGINT, on_interrupt) < 0)
+        return error_set(err, EIO, "cannot watch signals");
+    return 0;
+}
+
+static void close_all(struct server *s) {
+    signal_watch_stop(&s->terminate);
+    signal_watch_stop(&s->interrupt);
+    if (s->http)
+        http_server_free(s->http);
+    if (s->domain)
+        domain_free(s->domain); // lets go of every sandbox, and with it of the proxy's connections
+    if (s->runtime) {
+        s->runtime->ops->stop(s->runtime);
+        s->runtime->ops->free(s->runtime);
+    }
+    store_close(s->store);
+    api_clear(&s->api);
+    int left = loop_close(&s->loop);
+    if (left != 0)
+        log_warning("the loop did not close clean: %s", uv_strerror(left));
+}
+
+// Refuses what needs no running part, so that the reason is the first line anybody sees.
+static int prepare(struct server *s, int *ret_code, struct error *err) {
+    *ret_code = EXIT_CONFIG;
+    if (open_log(s->config, err) < 0 || cli_guard(s->config, err) < 0)
+        return -1;
+    for (size_t i = 0; i < s->config->warning_count; i++)
+        log_warning("%s", s->config->warnings[i]);
+    *ret_code = EXIT_START;
+    if (doctor_start_check(s->config, err) < 0 || cli_find_execd(s->config, s->execd, err) < 0)
+        return -1;
+    raise_file_limit();
+    (void)umask(022);
+    json_init();
+    signals_init();
+    return loop_init(&s->loop, err);
+}
+
+static int serve(const struct config *c) {
+    static struct server s; // too large for comfort on the stack, and there is one
+    struct error err = {0};
+    int code = 0;
+    s.config = c;
+    if (prepare(&s, &code, &err) < 0) {
+        log_error("%s", err.message);
+        return code;
+    }
+    if (open_domain(&s, &err) < 0) {
+        log_error("%s", err.message);
+        s.exit_code = EXIT_START;
+    } else if (open_http(&s, &err) < 0) {
+        log_error("%s", err.message);
+        s.exit_code = EXIT_CONFIG;
+    } else {
+        log_info("opensandbox-server %s on %s port %u, runtime %s, %s", OPENSANDBOX_VERSION,
+                 c->host, http_server_port(s.http), s.runtime->ops->name,
+                 c->path ? c->path : "no configuration file");
+        domain_start(s.domain, started, &s);
+        loop_run(&s.loop);
+        log_info("stopped");
+    }
+    close_all(&s);
+    return s.exit_code;
+}
+
+int main(int argc, char **argv) {
+    static const struct cli_commands commands = {.serve = serve, .image = image};
+    return cli_run(argc, argv, &commands);
+}
