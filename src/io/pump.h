@@ -17,8 +17,9 @@ enum pump_end { PUMP_EOF, PUMP_READ_FAILED, PUMP_WRITE_FAILED, PUMP_IDLE };
 // before it calls done.
 struct tunnel;
 typedef void tunnel_done_fn(void *arg, uint64_t a_to_b, uint64_t b_to_a, enum pump_end end);
-// Takes both streams. `early` (may be empty) is what was already read from b and goes to a first;
-// likewise early_a.
+// Takes both streams, also on failure (NULL, no memory; done is not called). early_a: bytes that
+// were already read from a and go to b first; early_b likewise. done is never called from inside
+// this call.
 struct tunnel *tunnel_start(struct loop *l, struct stream *a, struct stream *b, const void *early_a,
                             size_t early_a_len, const void *early_b, size_t early_b_len,
                             size_t buffer_size, int64_t idle_ms, tunnel_done_fn *done, void *arg);
