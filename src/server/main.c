@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/path.h"
 #include "fmt/json.h"
 #include "io/signals.h"
 #include "io/stream.h"
@@ -151,12 +152,22 @@ static void raise_file_limit(void) {
     }
 }
 
+// Users of sandboxes walk through it, so it is searchable for all; what lies in it has modes of its
+// own.
+static int make_state_dir(const char *path, struct error *err) {
+    int root cleanup_close = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd cleanup_close = root < 0 ? -1 : path_make_dirs(root, path, 0711);
+    return fd < 0 ? error_errno(err, errno, "oci.state_dir \"%s\"", path) : 0;
+}
+
 static int open_domain(struct server *s, struct error *err) {
     const struct config *c = s->config;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     const struct store_settings store = {.path = c->store_path,
                                          .full_sync = strcasecmp(c->synchronous, "full") == 0,
                                          .queue_max = 65536};
+    if (make_state_dir(c->state_dir, err) < 0)
+        return -1;
     s->store = store_open(&s->loop, &store, err);
     if (!s->store)
         return -1;
