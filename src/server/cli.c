@@ -40,8 +40,7 @@ static int fail(enum exit_code code, const struct error *err) {
     return (int)code;
 }
 
-// Parent directories of `path`, as mkdir -p does.
-static int make_parents(const char *path) {
+int cli_make_parents(const char *path, mode_t mode) {
     char part[PATH_MAX];
     for (const char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
         if ((size_t)(p - path) >= sizeof part) {
@@ -50,7 +49,7 @@ static int make_parents(const char *path) {
         }
         memcpy(part, path, (size_t)(p - path));
         part[p - path] = 0;
-        if (mkdir(part, 0755) < 0 && errno != EEXIST)
+        if (mkdir(part, mode) < 0 && errno != EEXIST)
             return -1;
     }
     return 0;
@@ -62,7 +61,7 @@ static int write_example(const char *path, bool force, struct error *err) {
     size_t len = 0;
     if (!force && access(path, F_OK) == 0)
         return error_set(err, EEXIST, "%s exists; give --force to replace it", path);
-    if (make_parents(path) < 0)
+    if (cli_make_parents(path, 0755) < 0)
         return error_errno(err, errno, "%s", path);
     FILE *out = open_memstream(&text, &len);
     if (!out)

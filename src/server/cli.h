@@ -4,6 +4,8 @@
 #ifndef SERVER_CLI_H
 #define SERVER_CLI_H
 
+#include <sys/types.h>
+
 #include "base/error.h"
 #include "server/config.h"
 
@@ -25,5 +27,8 @@ int cli_guard(const struct config *c, struct error *err);
 // ../libexec/opensandbox/execd, ./execd, or the build tree's ../execd/execd. path has PATH_MAX
 // bytes.
 int cli_find_execd(const struct config *c, char *path, struct error *err);
+
+// Makes the directories above `path`, as mkdir -p does. -1: errno.
+int cli_make_parents(const char *path, mode_t mode);
 
 #endif

@@ -10,7 +10,6 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "base/path.h"
 #include "fmt/json.h"
 #include "io/signals.h"
 #include "io/stream.h"
@@ -155,9 +154,9 @@ static void raise_file_limit(void) {
 // Users of sandboxes walk through it, so it is searchable for all; what lies in it has modes of its
 // own.
 static int make_state_dir(const char *path, struct error *err) {
-    int root cleanup_close = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int fd cleanup_close = root < 0 ? -1 : path_make_dirs(root, path, 0711);
-    return fd < 0 ? error_errno(err, errno, "oci.state_dir \"%s\"", path) : 0;
+    if (cli_make_parents(path, 0755) < 0 || (mkdir(path, 0711) < 0 && errno != EEXIST))
+        return error_errno(err, errno, "oci.state_dir \"%s\"", path);
+    return 0;
 }
 
 static int open_domain(struct server *s, struct error *err) {
