@@ -1,0 +1,145 @@
+#include "server/runtime/oci/chores.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/path.h"
+#include "base/random.h"
+
+enum { IOPRIO_IDLE = 3 << 13, IOPRIO_WHO_PROCESS = 1, NICE_LOWEST = 19 };
+
+struct worker {
+    pthread_t thread;
+    pthread_cond_t wake;
+    bool wanted;
+};
+
+struct chores {
+    pthread_mutex_t lock; // guards `wanted` of both and `ending`
+    struct worker attach, remove;
+    bool ending;
+    int self_procs, trash;
+};
+
+// Waits for work; false at the end.
+static bool next(struct chores *c, struct worker *w) {
+    (void)pthread_mutex_lock(&c->lock);
+    while (!w->wanted && !c->ending)
+        (void)pthread_cond_wait(&w->wake, &c->lock);
+    bool go = !c->ending;
+    w->wanted = false;
+    (void)pthread_mutex_unlock(&c->lock);
+    return go;
+}
+
+static void want(struct chores *c, struct worker *w) {
+    (void)pthread_mutex_lock(&c->lock);
+    w->wanted = true;
+    (void)pthread_cond_signal(&w->wake);
+    (void)pthread_mutex_unlock(&c->lock);
+}
+
+static void *attach(void *arg) {
+    struct chores *c = arg;
+    while (next(c, &c->attach))
+        if (c->self_procs >= 0)
+            (void)!write(c->self_procs, "0",
+                         1); // only a hint to the kernel: its failure costs time, nothing else
+    return NULL;
+}
+
+static bool is_ending(struct chores *c) {
+    (void)pthread_mutex_lock(&c->lock);
+    bool ending = c->ending;
+    (void)pthread_mutex_unlock(&c->lock);
+    return ending;
+}
+
+static void *empty_trash(void *arg) {
+    struct chores *c = arg;
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE_LOWEST);
+    (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
+    while (next(c, &c->remove)) {
+        int fd = openat(c->trash, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *d = fd < 0 ? NULL : fdopendir(fd);
+        if (!d && fd >= 0)
+            (void)close(fd);
+        for (struct dirent *e; d && !is_ending(c) && (e = readdir(d));) {
+            struct error ignored; // it stays in the trash and is tried again at the next start
+            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+                (void)path_remove_tree(c->trash, e->d_name, &ignored);
+        }
+        if (d)
+            (void)closedir(d);
+    }
+    return NULL;
+}
+
+struct chores *chores_new(int self_procs, int trash, struct error *err) {
+    struct chores *c = calloc(1, sizeof *c);
+    if (!c)
+        return (void)error_set(err, ENOMEM, "out of memory"), NULL;
+    c->self_procs = self_procs;
+    c->trash = trash;
+    (void)pthread_mutex_init(&c->lock, NULL);
+    (void)pthread_cond_init(&c->attach.wake, NULL);
+    (void)pthread_cond_init(&c->remove.wake, NULL);
+    int r = pthread_create(&c->attach.thread, NULL, attach, c);
+    if (r) {
+        free(c);
+        return (void)error_errno(err, r, "background thread"), NULL;
+    }
+    r = pthread_create(&c->remove.thread, NULL, empty_trash, c);
+    if (!r)
+        return c;
+    c->ending = true;
+    want(c, &c->attach);
+    (void)pthread_join(c->attach.thread, NULL);
+    free(c);
+    return (void)error_errno(err, r, "background thread"), NULL;
+}
+
+void chores_free(struct chores *c) {
+    if (!c)
+        return;
+    (void)pthread_mutex_lock(&c->lock);
+    c->ending = true;
+    (void)pthread_mutex_unlock(&c->lock);
+    want(c, &c->attach);
+    want(c, &c->remove);
+    (void)pthread_join(c->attach.thread, NULL);
+    (void)pthread_join(c->remove.thread, NULL);
+    (void)pthread_cond_destroy(&c->attach.wake);
+    (void)pthread_cond_destroy(&c->remove.wake);
+    (void)pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+void chores_expect(struct chores *c) {
+    want(c, &c->attach);
+}
+void chores_empty(struct chores *c) {
+    want(c, &c->remove);
+}
+
+int chores_discard(struct chores *c, int at, const char *name, struct error *err) {
+    char fresh[40];
+    random_hex(fresh, 32);
+    if (renameat(at, name, c->trash, fresh)) {
+        if (errno == ENOENT)
+            return 0;
+        return error_errno(err, errno, "moving %s to the trash", name);
+    }
+    want(c, &c->remove);
+    return 0;
+}

@@ -1,0 +1,20 @@
+// Two threads that work for the runtime in the background: one begins the kernel's grace period
+// early (oci-runtime.md 8.1), one deletes what lies in the trash, at the lowest priority.
+#ifndef SERVER_RUNTIME_OCI_CHORES_H
+#define SERVER_RUNTIME_OCI_CHORES_H
+
+#include "base/error.h"
+
+struct chores;
+// self_procs: cgroup.procs of our own group or -1; trash: directory to be emptied. Both borrowed.
+struct chores *chores_new(int self_procs, int trash, struct error *err);
+void chores_free(
+    struct chores *c); // NULL is fine. The tree that is being deleted is finished first
+// Moving ourselves to where we are makes the kernel wait for its grace period now instead of in the
+// coming create. Any thread, does not block.
+void chores_expect(struct chores *c);
+// Moves <at>/<name> into the trash under a fresh name; it is deleted later. A missing one is fine.
+int chores_discard(struct chores *c, int at, const char *name, struct error *err);
+void chores_empty(struct chores *c); // whatever is in the trash (at start)
+
+#endif

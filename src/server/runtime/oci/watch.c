@@ -1,0 +1,225 @@
+#include "server/runtime/oci/watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "base/list.h"
+#include "base/map.h"
+
+enum { EVENTS = 16 };
+
+struct watched {
+    char id[SANDBOX_ID_SIZE];
+    int pidfd, status;
+    struct list untold; // in watch.ended until the loop has heard
+};
+
+// What the loop runs. A heap object of its own, because a posted task must live until it ran:
+// whoever comes second of the task and watch_stop() frees it.
+struct delivery {
+    struct loop_task task;
+    struct watch *watch; // NULL once stopped
+};
+
+struct watch {
+    pthread_t thread;
+    pthread_mutex_t lock; // guards everything below
+    int epoll, wake;
+    bool ending;
+    struct map boxes;
+    struct list ended;
+    struct loop *loop;
+    runtime_event_fn *event;
+    void *arg;
+    struct delivery *posted;
+};
+
+static void deliver(struct loop_task *task) {
+    struct delivery *d = CONTAINER_OF(task, struct delivery, task);
+    struct watch *w = d->watch;
+    free(d);
+    if (!w)
+        return;
+    (void)pthread_mutex_lock(&w->lock);
+    w->posted = NULL;
+    for (struct list *node; (node = list_pop(&w->ended));) {
+        struct watched *b = LIST_ENTRY(node, struct watched, untold);
+        struct runtime_event e = {.kind = RUNTIME_EVENT_EXITED};
+        (void)snprintf(e.id, sizeof e.id, "%s", b->id);
+        (void)pthread_mutex_unlock(&w->lock);
+        w->event(&e, w->arg); // may call back into us
+        (void)pthread_mutex_lock(&w->lock);
+    }
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+static void post(struct watch *w) { // locked
+    if (!w->loop || w->posted || list_empty(&w->ended))
+        return;
+    struct delivery *d = calloc(1, sizeof *d);
+    if (!d)
+        return; // the next end tries again
+    d->task.run = deliver;
+    d->watch = w;
+    w->posted = d;
+    loop_post(w->loop, &d->task);
+}
+
+// The wait status; unknown when the sandbox is not our child (it began under an earlier server).
+static int reap(int pidfd) {
+    siginfo_t info = {.si_pid = 0};
+    if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG) || !info.si_pid)
+        return WATCH_STATUS_UNKNOWN;
+    return info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8 : info.si_status & 0x7f;
+}
+
+static bool note_end(const char *key, void *value, void *arg) {
+    struct watched *b = value;
+    struct watch *w = arg;
+    struct pollfd p = {.fd = b->pidfd, .events = POLLIN};
+    (void)key;
+    if (b->status == WATCH_STATUS_ALIVE && poll(&p, 1, 0) == 1) {
+        (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, b->pidfd, NULL);
+        b->status = reap(b->pidfd);
+        list_push_back(&w->ended, &b->untold);
+    }
+    return true;
+}
+
+static void *run(void *arg) {
+    struct watch *w = arg;
+    for (;;) {
+        struct epoll_event events[EVENTS];
+        int n = epoll_wait(w->epoll, events, EVENTS, -1);
+        if (n < 0 && errno != EINTR)
+            return NULL; // our own descriptor: cannot happen
+        (void)pthread_mutex_lock(&w->lock);
+        bool ending = w->ending;
+        if (!ending && n > 0) { // which ones is asked again: a descriptor's number may be another
+                                // sandbox's by now
+            map_each(&w->boxes, note_end, w);
+            post(w);
+        }
+        (void)pthread_mutex_unlock(&w->lock);
+        if (ending)
+            return NULL;
+    }
+}
+
+struct watch *watch_new(struct error *err) {
+    struct watch *w = calloc(1, sizeof *w);
+    if (!w)
+        return (void)error_set(err, ENOMEM, "out of memory"), NULL;
+    w->epoll = epoll_create1(EPOLL_CLOEXEC);
+    w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event e = {.events = EPOLLIN};
+    (void)pthread_mutex_init(&w->lock, NULL);
+    map_init(&w->boxes);
+    list_init(&w->ended);
+    int r =
+        w->epoll < 0 || w->wake < 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->wake, &e) ? errno : 0;
+    if (!r)
+        r = pthread_create(&w->thread, NULL, run, w);
+    if (!r)
+        return w;
+    (void)error_errno(err, r, "watcher of sandboxes");
+    if (w->epoll >= 0)
+        (void)close(w->epoll);
+    if (w->wake >= 0)
+        (void)close(w->wake);
+    free(w);
+    return NULL;
+}
+
+static bool free_entry(const char *key, void *value, void *arg) {
+    (void)key;
+    (void)arg;
+    free(value);
+    return true;
+}
+
+void watch_free(struct watch *w) {
+    if (!w)
+        return;
+    watch_stop(w);
+    (void)pthread_mutex_lock(&w->lock);
+    w->ending = true;
+    (void)pthread_mutex_unlock(&w->lock);
+    (void)eventfd_write(w->wake, 1);
+    (void)pthread_join(w->thread, NULL);
+    map_each(&w->boxes, free_entry, NULL);
+    map_clear(&w->boxes);
+    (void)close(w->epoll);
+    (void)close(w->wake);
+    (void)pthread_mutex_destroy(&w->lock);
+    free(w);
+}
+
+void watch_deliver(struct watch *w, struct loop *l, runtime_event_fn *event, void *arg) {
+    (void)pthread_mutex_lock(&w->lock);
+    w->loop = l;
+    w->event = event;
+    w->arg = arg;
+    post(w);
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+void watch_stop(struct watch *w) {
+    (void)pthread_mutex_lock(&w->lock);
+    w->loop = NULL;
+    if (w->posted)
+        w->posted->watch = NULL; // it frees itself when the loop runs it
+    w->posted = NULL;
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+int watch_add(struct watch *w, const char *id, int pidfd, struct error *err) {
+    struct watched *b = calloc(1, sizeof *b);
+    struct epoll_event e = {.events = EPOLLIN};
+    if (!b)
+        return error_set(err, ENOMEM, "out of memory");
+    (void)snprintf(b->id, sizeof b->id, "%s", id);
+    b->pidfd = pidfd;
+    b->status = WATCH_STATUS_ALIVE;
+    (void)pthread_mutex_lock(&w->lock);
+    int r = map_put(&w->boxes, id, b)                       ? ENOMEM
+            : epoll_ctl(w->epoll, EPOLL_CTL_ADD, pidfd, &e) ? errno
+                                                            : 0;
+    if (r)
+        (void)map_remove(&w->boxes, id);
+    (void)pthread_mutex_unlock(&w->lock);
+    if (!r)
+        return 0;
+    free(b);
+    return error_errno(err, r, "watch of the sandbox");
+}
+
+int watch_remove(struct watch *w, const char *id) {
+    (void)pthread_mutex_lock(&w->lock);
+    struct watched *b = map_remove(&w->boxes, id);
+    int status = b ? b->status : WATCH_STATUS_UNKNOWN;
+    if (b && status == WATCH_STATUS_ALIVE)
+        (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, b->pidfd, NULL);
+    if (b)
+        list_remove(&b->untold);
+    (void)pthread_mutex_unlock(&w->lock);
+    free(b);
+    return status;
+}
+
+int watch_status(struct watch *w, const char *id) {
+    (void)pthread_mutex_lock(&w->lock);
+    const struct watched *b = map_get(&w->boxes, id);
+    int status = b ? b->status : WATCH_STATUS_UNKNOWN;
+    (void)pthread_mutex_unlock(&w->lock);
+    return status;
+}
