@@ -1,11 +1,13 @@
 // Drives the built-in runtime without the server, for development and for measuring its phases:
 //
-//   oci_try -s STATE -x EXECD [-r RUNTIME] [-n COUNT] [-w WORKERS] [-p MS] [-u] [-k] ROOT [REQUEST...]
+//   oci_try -s STATE -x EXECD [-r RUNTIME] [-n COUNT] [-w WORKERS] [-p MS] [-u] [-k] ROOT
+//   [REQUEST...]
 //
-// ROOT is an unpacked image. COUNT sandboxes are made and destroyed, one after another with MS of quiet before each, or by
-// WORKERS at once (then destroyed together). -u: no user namespaces. -k: leave the sandboxes alive and end, as a crash would.
-// With REQUESTs one sandbox is made, each request is written to a connection to execd as it is ("\n" and "\r" are
-// understood) and the answer printed; "host COMMAND" runs on the host with $PID and $ID.
+// ROOT is an unpacked image. COUNT sandboxes are made and destroyed, one after another with MS of
+// quiet before each, or by WORKERS at once (then destroyed together). -u: no user namespaces. -k:
+// leave the sandboxes alive and end, as a crash would. With REQUESTs one sandbox is made, each
+// request is written to a connection to execd as it is ("\n" and "\r" are understood) and the
+// answer printed; "host COMMAND" runs on the host with $PID and $ID.
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -47,14 +49,19 @@ static struct {
 
 static void create(struct try_box *b) {
     static char *entrypoint[] = {"tail", "-f", "/dev/null", NULL};
-    struct sandbox_spec spec = {.refs = 1, .entrypoint = entrypoint, .entrypoint_count = 3, .memory_bytes = 256 << 20, .cpu_millis = 1000};
+    struct sandbox_spec spec = {.refs = 1,
+                                .entrypoint = entrypoint,
+                                .entrypoint_count = 3,
+                                .memory_bytes = 256 << 20,
+                                .cpu_millis = 1000};
     struct sandbox_root root = {.path = t.root};
     struct error err;
     random_uuid(b->id);
     char token[65];
     memset(token, '0', 64);
     token[64] = '\0';
-    struct provision_request q = {.id = b->id, .spec = &spec, .image_id = "", .token_sha256_hex = token};
+    struct provision_request q = {
+        .id = b->id, .spec = &spec, .image_id = "", .token_sha256_hex = token};
     b->began = clock_boot_ns();
     t.runtime->ops->expect(t.runtime);
     b->ok = !sandbox_provision_root((struct oci *)t.runtime, &q, &root, &b->result, &err);
@@ -130,7 +137,8 @@ static void report(void) {
         if (!n)
             return;
         qsort(x, n, sizeof x[0], compare);
-        (void)printf("  %-10s p50 %7.2f  p90 %7.2f  p99 %7.2f  max %7.2f ms\n", name, x[n / 2], x[n * 9 / 10], x[n * 99 / 100], x[n - 1]);
+        (void)printf("  %-10s p50 %7.2f  p90 %7.2f  p99 %7.2f  max %7.2f ms\n", name, x[n / 2],
+                     x[n * 9 / 10], x[n * 99 / 100], x[n - 1]);
     }
 }
 
@@ -186,8 +194,8 @@ static int converse(char **requests, int count) {
     struct inspection end;
     struct error err;
     if (!t.runtime->ops->inspect(t.runtime, b->id, &end, &err))
-        (void)printf("--- alive %d paused %d record %d code %d signal %d oom %d\n", end.alive, end.paused, end.has_record, end.exit_code,
-                     end.signal, end.oom);
+        (void)printf("--- alive %d paused %d record %d code %d signal %d oom %d\n", end.alive,
+                     end.paused, end.has_record, end.exit_code, end.signal, end.oom);
     if (!t.keep)
         destroy(b);
     return 0;
@@ -199,7 +207,8 @@ static void measure(void) {
         (void)printf("burst: ready after %.0f ms, gone after %.0f ms\n", up, down);
     }
     for (unsigned i = 0; !t.workers && i < t.count; i++) {
-        struct timespec quiet = {.tv_sec = t.pause_ms / 1000, .tv_nsec = t.pause_ms % 1000 * 1000000L};
+        struct timespec quiet = {.tv_sec = t.pause_ms / 1000,
+                                 .tv_nsec = t.pause_ms % 1000 * 1000000L};
         (void)nanosleep(&quiet, NULL);
         create(&t.boxes[i]);
         if (!t.keep)
@@ -239,7 +248,8 @@ int main(int argc, char **argv) {
     (void)signal(SIGPIPE, SIG_IGN);
     json_init();
     t.runtime = oci_new(&s, &err);
-    if (!t.runtime || t.runtime->ops->start(t.runtime, &err) || t.runtime->ops->sweep(t.runtime, &err)) {
+    if (!t.runtime || t.runtime->ops->start(t.runtime, &err) ||
+        t.runtime->ops->sweep(t.runtime, &err)) {
         (void)fprintf(stderr, "start: %s\n", err.message);
         return 1;
     }

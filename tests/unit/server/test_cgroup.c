@@ -179,10 +179,6 @@ static void a_group_that_never_freezes_is_given_up_thawed(void **state) {
     struct error err;
     char text[256], path[256];
     make_v1(t, NULL);
-    // a FIFO with a reader that never answers would block; a directory entry that reads FREEZING
-    // for ever does not
-    put(t, "freezer/" PARENT "/" ID "/freezer.state", "FREEZING\n");
-    (void)snprintf(path, sizeof path, "%s/freezer/" PARENT "/" ID "/freezer.state", t->root);
     assert_int_equal(cgroups_open(&c, t->root, t->self, PARENT, &err), 0);
     c.v2 = true; // its state is asked of another file than the one that is written
     c.freezer = 0;
