@@ -178,6 +178,73 @@ static void on_host(const struct try_box *b, const char *command) {
     (void)waitpid(child, NULL, 0);
 }
 
+static void show(const struct try_box *b) {
+    struct inspection end;
+    struct error err;
+    if (t.runtime->ops->inspect(t.runtime, b->id, &end, &err))
+        (void)printf("inspect: %s\n", err.message);
+    else
+        (void)printf("alive %d paused %d record %d code %d signal %d oom %d\n", end.alive,
+                     end.paused, end.has_record, end.exit_code, end.signal, end.oom);
+}
+
+static void connect_port(const struct try_box *b, const char *text) {
+    struct error err;
+    uint64_t port = 0;
+    char answer[4096];
+    int fd = -1;
+    if (parse_u64(text, 1, 65535, &port) ||
+        t.runtime->ops->dial(t.runtime, b->id, (unsigned)port, &fd, &err)) {
+        (void)printf("dial: %s\n", err.message);
+        return;
+    }
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    ssize_t n = poll(&p, 1, ANSWER_MS) == 1 ? read(fd, answer, sizeof answer) : -1;
+    (void)printf("connected, %zd bytes: %.*s\n", n, n > 0 ? (int)n : 0, answer);
+    (void)close(fd);
+}
+
+static void restart(const struct try_box *b) {
+    struct inspection end;
+    struct error err;
+    const struct oci_settings s = ((struct oci *)t.runtime)->settings;
+    t.runtime->ops->free(t.runtime);
+    t.runtime = oci_new(&s, &err);
+    if (!t.runtime || t.runtime->ops->start(t.runtime, &err) ||
+        t.runtime->ops->adopt(t.runtime, b->id, NULL, b->result.state, &end, &err) ||
+        t.runtime->ops->sweep(t.runtime, &err))
+        (void)printf("restart: %s\n", err.message);
+}
+
+// Whether the request was one to the runtime.
+static bool command(const struct try_box *b, const char *request) {
+    struct error err = {.message = "done"};
+    struct runtime *r = t.runtime;
+    if (!strncmp(request, "host ", 5)) {
+        on_host(b, request + 5);
+    } else if (!strncmp(request, "port ", 5)) {
+        connect_port(b, request + 5);
+    } else if (!strcmp(request, "restart")) {
+        restart(b);
+        show(b);
+    } else if (!strcmp(request, "pause") || !strcmp(request, "resume") ||
+               !strcmp(request, "retire")) {
+        (void)(*request == 'p'     ? r->ops->pause
+               : request[2] == 's' ? r->ops->resume
+                                   : r->ops->retire)(r, b->id, &err);
+        (void)printf("%s\n", err.message);
+        show(b);
+    } else if (!strcmp(request, "logs")) {
+        cleanup_strbuf struct strbuf sb;
+        strbuf_init(&sb, 2 << 20);
+        (void)r->ops->logs(r, b->id, &sb, &err);
+        (void)printf("%s\n%s\n", err.message, sb.data);
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static int converse(char **requests, int count) {
     struct try_box *b = &t.boxes[0];
     create(b);
@@ -186,16 +253,10 @@ static int converse(char **requests, int count) {
     (void)printf("state %s\n", b->result.state);
     for (int i = 0; i < count; i++) {
         (void)printf("--- %s\n", requests[i]);
-        if (!strncmp(requests[i], "host ", 5))
-            on_host(b, requests[i] + 5);
-        else
+        if (!command(b, requests[i]))
             ask(b, requests[i]);
     }
-    struct inspection end;
-    struct error err;
-    if (!t.runtime->ops->inspect(t.runtime, b->id, &end, &err))
-        (void)printf("--- alive %d paused %d record %d code %d signal %d oom %d\n", end.alive,
-                     end.paused, end.has_record, end.exit_code, end.signal, end.oom);
+    show(b);
     if (!t.keep)
         destroy(b);
     return 0;

@@ -13,10 +13,11 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/path.h"
 #include "base/random.h"
 
-enum { IOPRIO_IDLE = 3 << 13, IOPRIO_WHO_PROCESS = 1, NICE_LOWEST = 19 };
+enum { IOPRIO_IDLE = 3 << 13, IOPRIO_WHO_PROCESS = 1, NICE_LOWEST = 19, LAST_MS = 2000 };
 
 struct worker {
     pthread_t thread;
@@ -25,9 +26,10 @@ struct worker {
 };
 
 struct chores {
-    pthread_mutex_t lock; // guards `wanted` of both and `ending`
+    pthread_mutex_t lock; // guards `wanted` of both and the next two
     struct worker attach, remove;
     bool ending;
+    int64_t end_ms; // when `ending`: how long the trash may still be emptied
     int self_procs, trash;
 };
 
@@ -58,30 +60,35 @@ static void *attach(void *arg) {
     return NULL;
 }
 
-static bool is_ending(struct chores *c) {
+// At the end there is a little time left to leave nothing behind.
+static bool out_of_time(struct chores *c) {
     (void)pthread_mutex_lock(&c->lock);
-    bool ending = c->ending;
+    bool out = c->ending && clock_boot_ms() > c->end_ms;
     (void)pthread_mutex_unlock(&c->lock);
-    return ending;
+    return out;
+}
+
+static void empty_once(struct chores *c) {
+    int fd = openat(c->trash, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d && fd >= 0)
+        (void)close(fd);
+    for (struct dirent *e; d && !out_of_time(c) && (e = readdir(d));) {
+        struct error ignored; // it stays in the trash and is tried again at the next start
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            (void)path_remove_tree(c->trash, e->d_name, &ignored);
+    }
+    if (d)
+        (void)closedir(d);
 }
 
 static void *empty_trash(void *arg) {
     struct chores *c = arg;
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE_LOWEST);
     (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
-    while (next(c, &c->remove)) {
-        int fd = openat(c->trash, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        DIR *d = fd < 0 ? NULL : fdopendir(fd);
-        if (!d && fd >= 0)
-            (void)close(fd);
-        for (struct dirent *e; d && !is_ending(c) && (e = readdir(d));) {
-            struct error ignored; // it stays in the trash and is tried again at the next start
-            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-                (void)path_remove_tree(c->trash, e->d_name, &ignored);
-        }
-        if (d)
-            (void)closedir(d);
-    }
+    while (next(c, &c->remove))
+        empty_once(c);
+    empty_once(c);
     return NULL;
 }
 
@@ -114,6 +121,7 @@ void chores_free(struct chores *c) {
         return;
     (void)pthread_mutex_lock(&c->lock);
     c->ending = true;
+    c->end_ms = clock_boot_ms() + LAST_MS;
     (void)pthread_mutex_unlock(&c->lock);
     want(c, &c->attach);
     want(c, &c->remove);

@@ -8,8 +8,7 @@
 struct chores;
 // self_procs: cgroup.procs of our own group or -1; trash: directory to be emptied. Both borrowed.
 struct chores *chores_new(int self_procs, int trash, struct error *err);
-void chores_free(
-    struct chores *c); // NULL is fine. The tree that is being deleted is finished first
+void chores_free(struct chores *c); // NULL is fine. Empties the trash as far as 2 s go
 // Moving ourselves to where we are makes the kernel wait for its grace period now instead of in the
 // coming create. Any thread, does not block.
 void chores_expect(struct chores *c);

@@ -91,15 +91,34 @@ static int make_etc(const struct layer *l, int upper) {
     return make_file(etc, "hostname", a, text);
 }
 
+// Mount points of the runtime are real directories whatever the image (or a layer above it) says:
+// runc 1.1.5 follows a linked /dev to the host.
+static int make_mount_points(const struct layer *l, int upper) {
+    static const char *const points[] = {"dev", "proc", "sys"};
+    for (size_t i = 0; i < ARRAY_SIZE(points); i++) {
+        cleanup_close int fd = make_chain(l, upper, points[i], CHAIN_REQUIRED);
+        if (fd < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int make_tools(const struct layer *l, int upper) {
+    struct attributes user = {0600, l->id_base + l->uid, l->id_base + l->gid},
+                      root = {0755, l->id_base, l->id_base};
+    cleanup_close int dir = make_chain(l, upper, "opt/opensandbox", CHAIN_REQUIRED);
+    if (dir < 0 || make_file(dir, ".env", user, "") || make_dir(dir, "bin", root))
+        return -1;
+    cleanup_close int bin = openat(dir, "bin", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return bin < 0 ? -1 : make_file(bin, "execd", root, ""); // what execd is mounted on
+}
+
 static int make_upper(const struct layer *l, int dir) {
-    cleanup_close int upper = -1, tools = -1, work = -1;
+    cleanup_close int upper = -1, work = -1;
     if (make_dir(dir, "upper", of_image(l, l->lower)) ||
         (upper = openat(dir, "upper", O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
         return -1;
-    if (make_etc(l, upper) || (tools = make_chain(l, upper, "opt/opensandbox", CHAIN_REQUIRED)) < 0)
-        return -1;
-    if (make_file(tools, ".env",
-                  (struct attributes){0600, l->id_base + l->uid, l->id_base + l->gid}, ""))
+    if (make_etc(l, upper) || make_mount_points(l, upper) || make_tools(l, upper))
         return -1;
     if (*l->workdir == '/' && l->workdir[1])
         work = make_chain(

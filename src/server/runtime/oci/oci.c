@@ -116,27 +116,6 @@ static int find_runtime(struct oci *o, struct error *err) {
     return o->bundle ? 0 : -1;
 }
 
-static int make_probe_root(struct oci *o, int *ret_root, struct error *err) {
-    static const char *const dirs[] = {"probe-root/dev",
-                                       "probe-root/proc",
-                                       "probe-root/sys",
-                                       "probe-root/etc",
-                                       "probe-root/run",
-                                       "probe-root/tmp",
-                                       "probe-root/opt/opensandbox/bin"};
-    if (path_remove_tree(o->dir, "probe-root", err))
-        return -1;
-    for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
-        cleanup_close int fd = path_make_dirs(o->dir, dirs[i], 0755);
-        if (fd < 0)
-            return error_errno(err, errno, "%s", dirs[i]);
-    }
-    *ret_root = openat(o->dir, "probe-root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (*ret_root < 0 || fchmod(*ret_root, 0755))
-        return error_errno(err, errno, "probe-root");
-    return 0;
-}
-
 // One sandbox of an empty image, made and destroyed like any other; provision itself checks what
 // came to be.
 static int probe_sandbox(struct oci *o, struct error *err) {
@@ -145,10 +124,11 @@ static int probe_sandbox(struct oci *o, struct error *err) {
               sizeof key);
     if (probe_remembered(o->dir, key))
         return 0;
-    cleanup_close int root = -1;
-    if (make_probe_root(o, &root, err))
+    if (path_remove_tree(o->dir, "probe-root", err))
         return -1;
     (void)snprintf(path, sizeof path, "%s/probe-root", o->dir_path);
+    if (make_dir(path, 0755, NULL, err))
+        return -1;
     random_uuid(id);
     struct sandbox_spec spec = {.refs = 1};
     struct provision_request q = {
