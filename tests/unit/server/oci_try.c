@@ -268,9 +268,7 @@ static void measure(void) {
         (void)printf("burst: ready after %.0f ms, gone after %.0f ms\n", up, down);
     }
     for (unsigned i = 0; !t.workers && i < t.count; i++) {
-        struct timespec quiet = {.tv_sec = t.pause_ms / 1000,
-                                 .tv_nsec = t.pause_ms % 1000 * 1000000L};
-        (void)nanosleep(&quiet, NULL);
+        (void)poll(NULL, 0, (int)t.pause_ms);
         create(&t.boxes[i]);
         if (!t.keep)
             destroy(&t.boxes[i]);

@@ -196,12 +196,12 @@ static json_t *resources_json(const struct bundle_template *t, const struct bund
         json_object_set_new(j, "memory", memory);
     }
     if (b->cpu_millis) {
-        json_int_t shares = (json_int_t)(b->cpu_millis * 1024 / 1000);
+        json_int_t millis = (json_int_t)b->cpu_millis, shares = millis * 1024 / 1000;
+        json_int_t quota = millis * (CPU_PERIOD_US / 1000);
         json_object_set_new(j, "cpu",
                             json_pack("{s:I,s:I,s:i}", "shares",
                                       shares < CPU_SHARES_MIN ? CPU_SHARES_MIN : shares, "quota",
-                                      (json_int_t)(b->cpu_millis * (CPU_PERIOD_US / 1000)),
-                                      "period", CPU_PERIOD_US));
+                                      quota, "period", CPU_PERIOD_US));
     }
     return j;
 }

@@ -101,7 +101,7 @@ static void read_self(struct cgroups *c, int root, char *text) {
         *path++ = '\0';
         list++;
         bool own = c->v2 ? !*list : names_controller(list, "pids");
-        if (!c->v2 && *list && strncmp(list, "name=", 5) && !is_known(c, list) &&
+        if (!c->v2 && *list && strncmp(list, "name=", 5) != 0 && !is_known(c, list) &&
             find_tree(c, list) < 0)
             add_hidden(c, root, list);
         int t = own ? find_tree(c, "pids") : -1;

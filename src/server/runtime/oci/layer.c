@@ -114,16 +114,18 @@ static int make_tools(const struct layer *l, int upper) {
 }
 
 static int make_upper(const struct layer *l, int dir) {
-    cleanup_close int upper = -1, work = -1;
+    cleanup_close int upper = -1;
     if (make_dir(dir, "upper", of_image(l, l->lower)) ||
         (upper = openat(dir, "upper", O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
         return -1;
     if (make_etc(l, upper) || make_mount_points(l, upper) || make_tools(l, upper))
         return -1;
-    if (*l->workdir == '/' && l->workdir[1])
-        work = make_chain(
-            l, upper, l->workdir + 1,
-            CHAIN_UNLESS_LINKED); // a wish of the image; execd tells when it is not there
+    // the image's working directory is a wish: where a link is in its way execd tells that it is
+    // not there
+    cleanup_close int work = *l->workdir == '/' && l->workdir[1]
+                                 ? make_chain(l, upper, l->workdir + 1, CHAIN_UNLESS_LINKED)
+                                 : -1;
+    (void)work;
     return 0;
 }
 

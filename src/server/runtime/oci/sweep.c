@@ -137,8 +137,8 @@ static bool is_live(const char *id, void *arg) {
 }
 
 int sweep_all(struct oci *o, struct error *err) {
-    struct runtime_found *found;
-    size_t count, swept = 0;
+    struct runtime_found *found = NULL;
+    size_t count = 0, swept = 0;
     if (sweep_list(o, &found, &count, err))
         return -1;
     int r = 0;
