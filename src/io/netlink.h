@@ -1,4 +1,4 @@
-// The few rtnetlink(7) and nfnetlink messages that we need, as batches: several requests in one
+// The few rtnetlink(7) messages that we need, as batches: several requests in one
 // datagram, one acknowledgement each; the kernel handles them in order and goes on after a failure,
 // the first failure is returned. A batch's socket belongs to the network namespace it was opened
 // in. Blocking (microseconds); workers.
@@ -19,7 +19,7 @@ struct netlink {
 };
 
 int netlink_open(struct netlink *nl,
-                 int protocol); // NETLINK_ROUTE or NETLINK_NETFILTER; 0 or -errno
+                 int protocol); // NETLINK_ROUTE; 0 or -errno
 void netlink_close(struct netlink *nl);
 void netlink_request(struct netlink *nl, int type, int flags, const void *body, size_t size);
 struct nlattr *netlink_attr(struct netlink *nl, int type, const void *value, size_t size);
@@ -43,8 +43,5 @@ void netlink_route4(struct netlink *nl, unsigned link, uint32_t to, uint8_t pref
                     uint32_t source);
 void netlink_neighbour4(struct netlink *nl, unsigned link, uint32_t address, const uint8_t mac[6]);
 void netlink_delete_link(struct netlink *nl, unsigned link);
-// Elements of an nftables set: one transaction (batch begin/end) per commit.
-void netlink_set_element(struct netlink *nl, const char *table, const char *set, const void *key,
-                         size_t key_len, int add);
 
 #endif
