@@ -45,7 +45,7 @@ void netlink_request(struct netlink *nl, int type, int flags, const void *body, 
                            .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags),
                            .nlmsg_seq = ++nl->sequence,
                            .nlmsg_len = (uint32_t)NLMSG_LENGTH(size)};
-    if (!(flags & NLM_F_DUMP)) {
+    if ((flags & NLM_F_DUMP) != NLM_F_DUMP) { // two bits, one of them means more in other requests
         h->nlmsg_flags |= NLM_F_ACK;
         nl->waiting++;
     }

@@ -16,16 +16,18 @@ enum { NETWORK_ADDRESS_SIZE = 64 };
 // end of the link.
 struct network_entry {
     int net_fd, user_fd;
+    unsigned link;    // index of the host's end; 0 unknown (adopted)
     uint32_t address; // IPv4, network byte order
     char address_text[NETWORK_ADDRESS_SIZE];
 };
 
 struct network;
 // Loads the rules and makes the gateway. user_namespaces: whether entries have one of their own.
-// Blocking, start-up.
+// Addresses of links that are there already are kept for network_adopt(). Blocking, start-up.
 struct network *network_new(const struct oci_settings *s, bool user_namespaces, struct error *err);
-void network_free(
-    struct network *n); // NULL is fine. live sandboxes keep their links; rules stay while any lives
+// NULL is fine. Takes the stock down; with `last` (no sandbox lives) gateway and rules too.
+enum network_end { NETWORK_KEEP, NETWORK_LAST };
+void network_free(struct network *n, enum network_end end);
 
 // Any thread. An entry from stock, or a new one; the link's alias gets the sandbox's id.
 int network_take(struct network *n, const char *id, struct network_entry *ret, struct error *err);
@@ -36,8 +38,10 @@ int network_adopt(struct network *n, const char *id, const char *address, struct
 // Closes the descriptors and gives the address back. The link dies with the namespace's last
 // process.
 void network_release(struct network *n, const char *id, struct network_entry *e);
-// Ids that links name; sweep removes the links for which live() is false.
+// Ids that links name.
 int network_each(struct network *n, int (*each)(const char *id, void *arg), void *arg);
+// After all adoptions: removes links for which live() is false, frees their addresses, begins to
+// fill the stock.
 int network_sweep(struct network *n, bool (*live)(const char *id, void *arg), void *arg,
                   struct error *err);
 const char *network_resolv_conf(const struct network *n);

@@ -153,7 +153,7 @@ static int try_with(struct oci *o, bool user_namespaces, struct error *err) {
     o->network = network_new(&o->settings, user_namespaces, err);
     if (o->network && !probe_sandbox(o, err))
         return 0;
-    network_free(o->network);
+    network_free(o->network, NETWORK_KEEP);
     o->network = NULL;
     return -1;
 }
@@ -270,7 +270,8 @@ static void oci_stop(struct runtime *r) {
 static bool free_box(const char *key, void *value, void *arg) {
     struct box *b = value;
     (void)key;
-    (void)arg;
+    if (!b->retired)
+        *(enum network_end *)arg = NETWORK_KEEP;
     if (b->net.net_fd >= 0)
         (void)close(b->net.net_fd); // the sandbox holds its namespaces itself
     if (b->net.user_fd >= 0)
@@ -289,11 +290,12 @@ static void oci_free(struct runtime *r) {
     struct oci *o = self(r);
     watch_free(o->watch);
     chores_free(o->chores);
-    network_free(o->network);
+    enum network_end end = NETWORK_LAST;
+    map_each(&o->boxes, free_box, &end);
+    map_clear(&o->boxes);
+    network_free(o->network, end);
     image_store_close(o->images);
     bundle_template_free(o->bundle);
-    map_each(&o->boxes, free_box, NULL);
-    map_clear(&o->boxes);
     cgroups_close(&o->cgroups);
     const int fds[] = {o->launcher.runtime_fd, o->dir, o->sandboxes, o->trash, o->state};
     close_all(fds, ARRAY_SIZE(fds));
