@@ -1,6 +1,7 @@
-// What a sandbox is to be: the create body in the domain's words. One struct, one JSON form, one hash; the subject of a
-// create, a pool's template, a snapshot's restore record and of an idempotency key. Immutable once built, reference-
-// counted with an atomic counter: any thread may read it. Image credentials are not part of it and are never stored.
+// What a sandbox is to be: the create body in the domain's words. One struct, one JSON form, one
+// hash; the subject of a create, a pool's template, a snapshot's restore record and of an
+// idempotency key. Immutable once built, reference- counted with an atomic counter: any thread may
+// read it. Image credentials are not part of it and are never stored.
 #ifndef SERVER_RUNTIME_SPEC_H
 #define SERVER_RUNTIME_SPEC_H
 
@@ -36,28 +37,41 @@ struct sandbox_spec {
     char **entrypoint; // NULL-terminated
     size_t entrypoint_count;
     struct pairs env, metadata, extensions;
-    bool has_metadata;      // the member was there (an empty map is echoed on create)
-    int64_t timeout_s;      // 0: until deleted
-    uint64_t cpu_millis;    // 0: no limit
-    uint64_t memory_bytes;  // 0: no limit
-    uint64_t pids;          // 0: the configured default
+    bool has_metadata;                 // the member was there (an empty map is echoed on create)
+    int64_t timeout_s;                 // 0: until deleted
+    uint64_t cpu_millis;               // 0: no limit
+    uint64_t memory_bytes;             // 0: no limit
+    uint64_t pids;                     // 0: the configured default
     char *platform_os, *platform_arch; // NULL: not asked for
     bool secure_access;
     struct volume_spec *volumes;
     size_t volume_count;
 };
 
-struct sandbox_spec *spec_new(void); // empty, one reference; filled by its maker before it is shared
+struct sandbox_spec *
+spec_new(void); // empty, one reference; filled by its maker before it is shared
 struct sandbox_spec *spec_ref(struct sandbox_spec *s);
 void spec_unref(struct sandbox_spec *s); // NULL is fine
-// `["tail","-f","/dev/null"]`, which clients send by default and execd idles for instead of running it.
+// `["tail","-f","/dev/null"]`, which clients send by default and execd idles for instead of running
+// it.
 bool spec_entrypoint_idles(const struct sandbox_spec *s);
-// The stored form (not the wire form). spec_from_json() refuses what spec_to_json() would not have written.
+// The stored form (not the wire form). spec_from_json() refuses what spec_to_json() would not have
+// written.
 json_t *spec_to_json(const struct sandbox_spec *s);
 struct sandbox_spec *spec_from_json(const json_t *j, struct error *err);
+char *spec_to_text(const struct sandbox_spec *s); // the same as text, malloc'd; NULL: no memory
+struct sandbox_spec *spec_from_text(const char *text, struct error *err);
+// Of the stored form with sorted members: equal specs, however they were built, have equal hashes.
 int spec_hash(const struct sandbox_spec *s, uint8_t out[SHA256_SIZE]);
-int pairs_add(struct pairs *p, const char *name, const char *value); // copies; -1: no memory. Replaces a same name
+
+// Copies; replaces a same name; a NULL value stays one. -1: no memory.
+int pairs_add(struct pairs *p, const char *name, const char *value);
 const char *pairs_get(const struct pairs *p, const char *name);
 void pairs_clear(struct pairs *p);
+int pairs_copy(struct pairs *to, const struct pairs *from); // what `to` held goes; -1: no memory
+// RFC 7396: a NULL value removes, another one replaces or adds. -1: no memory, *p as before.
+int pairs_patch(struct pairs *p, const struct pairs *patch);
+char *pairs_to_text(const struct pairs *p); // JSON object, malloc'd; NULL: no memory
+int pairs_from_text(struct pairs *p, const char *text, struct error *err);
 
 #endif
