@@ -45,6 +45,7 @@ struct network {
     size_t reserved_count;
     struct network_entry stock[STOCK_MAX];
     unsigned count;
+    unsigned busy; // creates under way: the stock waits for them
     bool filling, ending;
     pthread_cond_t wanted;
     pthread_t filler;
@@ -232,7 +233,7 @@ static void *fill(void *arg) {
     struct network *n = arg;
     (void)pthread_mutex_lock(&n->lock);
     while (!n->ending) {
-        if (n->count >= n->settings->stock || n->count == STOCK_MAX) {
+        if (n->busy || n->count >= n->settings->stock || n->count == STOCK_MAX) {
             (void)pthread_cond_wait(&n->wanted, &n->lock);
             continue;
         }
@@ -252,6 +253,15 @@ static void *fill(void *arg) {
     return NULL;
 }
 
+void network_busy(struct network *n, enum network_load load) {
+    (void)pthread_mutex_lock(&n->lock);
+    if (load == NETWORK_CREATE_BEGINS)
+        n->busy++;
+    else if (!--n->busy)
+        (void)pthread_cond_signal(&n->wanted);
+    (void)pthread_mutex_unlock(&n->lock);
+}
+
 int network_take(struct network *n, const char *id, struct network_entry *ret, struct error *err) {
     char alias[128];
     struct network_entry e;
@@ -262,7 +272,6 @@ int network_take(struct network *n, const char *id, struct network_entry *ret, s
         e = n->stock[0];
         memmove(n->stock, n->stock + 1, --n->count * sizeof e);
     }
-    (void)pthread_cond_signal(&n->wanted);
     (void)pthread_mutex_unlock(&n->lock);
     if (!ready)
         return make_entry(n, alias, ret, err);

@@ -29,6 +29,10 @@ struct network *network_new(const struct oci_settings *s, bool user_namespaces, 
 enum network_end { NETWORK_KEEP, NETWORK_LAST };
 void network_free(struct network *n, enum network_end end);
 
+// Around each create, in pairs: the stock is refilled between creates, because a refill forks the
+// server and takes the kernel's network lock. Any thread.
+enum network_load { NETWORK_CREATE_BEGINS, NETWORK_CREATE_ENDS };
+void network_busy(struct network *n, enum network_load load);
 // Any thread. An entry from stock, or a new one; the link's alias gets the sandbox's id.
 int network_take(struct network *n, const char *id, struct network_entry *ret, struct error *err);
 // A sandbox of an earlier server: its address is taken again. net_fd of the entry is the caller's

@@ -368,7 +368,9 @@ int sandbox_provision_root(struct oci *o, const struct provision_request *q,
         box_free(m.box);
         return error_set(err, ENOMEM, "out of memory");
     }
+    network_busy(o->network, NETWORK_CREATE_BEGINS);
     int r = make(&m, err);
+    network_busy(o->network, NETWORK_CREATE_ENDS);
     clear(&m);
     if (!r)
         return 0;
