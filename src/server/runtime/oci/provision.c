@@ -89,7 +89,7 @@ static int find_user(struct making *m, struct error *err) {
     if (m->o->user_namespaces && (m->user.uid >= ID_RANGE || m->user.gid >= ID_RANGE))
         return error_server(err, ERR_INVALID_PARAMETER,
                             "the image's user %u:%u lies outside of the %d ids of a sandbox; set "
-                            "runtime.user_namespace = \"never\" or "
+                            "oci.user_namespace = \"never\" or "
                             "rebuild the image",
                             m->user.uid, m->user.gid, ID_RANGE);
     return 0;
@@ -237,6 +237,9 @@ static int start(struct making *m, int64_t *ret_spawn_ns, struct error *err) {
     memcpy(l.pass, m->pass, sizeof l.pass);
     if (launch_run(&o->launcher, &l, &m->box->pid, ret_spawn_ns, err))
         return -1;
+    if (m->box->net.user_fd >= 0)
+        (void)close(TAKE_FD(
+            m->box->net.user_fd)); // the sandbox holds it now; the network's is kept for dialling
     m->box->pidfd = pidfd_open(
         m->box->pid, 0); // our child by now: its number cannot be another's before we reap it
     return m->box->pidfd < 0
