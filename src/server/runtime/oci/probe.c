@@ -62,7 +62,7 @@ int probe_programs(const struct oci_settings *s, char ret_runtime[PROBE_PATH_SIZ
     if (!strcmp(name, "runsc"))
         return error_set(err, ENOTSUP,
                          "runsc cannot inherit execd's socket and is not supported yet: set "
-                         "runtime.oci_runtime = \"crun\"");
+                         "oci.runtime = \"crun\"");
     if (!find_runtime(s->runtime, ret_runtime, ret_runc))
         (void)strbuf_addf(&missing, "; %s (runs sandboxes): apt install %s", s->runtime,
                           strcmp(name, "auto") != 0 ? name : "crun");
