@@ -104,9 +104,10 @@ static bool image_has(const struct layer *l, const char *path, mode_t type) {
 static int make_mount_points(const struct layer *l, int upper) {
     static const char *const points[] = {"dev", "proc", "sys"};
     for (size_t i = 0; i < ARRAY_SIZE(points); i++) {
-        cleanup_close int fd = -1;
-        if (!image_has(l, points[i], S_IFDIR) &&
-            (fd = make_chain(l, upper, points[i], CHAIN_REQUIRED)) < 0)
+        if (image_has(l, points[i], S_IFDIR))
+            continue;
+        cleanup_close int fd = make_chain(l, upper, points[i], CHAIN_REQUIRED);
+        if (fd < 0)
             return -1;
     }
     return 0;

@@ -45,7 +45,7 @@ struct making {
     struct box *box; // in the map from the first step on
     struct user user;
     struct volumes volumes;
-    char path[OCI_PATH_SIZE]; // sandboxes/<id>
+    char path[OCI_PATH_SIZE + 64]; // sandboxes/<id>
     int image_root, pass[HANDOFF_FDS], lower;
     struct http_client *client; // its request is written before the runtime starts
     int64_t phase_start;
@@ -188,7 +188,7 @@ static int write_start(struct making *m, struct error *err) {
 static int write_config(struct making *m, struct error *err) {
     struct oci *o = m->o;
     const struct sandbox_spec *s = m->q->spec;
-    char cgroup[128], net[64], user[64], vol[OCI_PATH_SIZE + 8];
+    char cgroup[128], net[64], user[64], vol[OCI_PATH_SIZE + 72];
     (void)snprintf(cgroup, sizeof cgroup, "/%s/%s", o->cgroups.parent, m->q->id);
     (void)snprintf(net, sizeof net, "/proc/%d/fd/%d", getpid(), m->box->net.net_fd);
     (void)snprintf(user, sizeof user, "/proc/%d/fd/%d", getpid(), m->box->net.user_fd);
