@@ -33,7 +33,7 @@ struct stage {
     char hidden[CGROUP_TREES_MAX][PATH_SIZE];
     const char *hidden_name[CGROUP_TREES_MAX];
     unsigned hidden_count;
-    char volume[VOLUMES_MAX][24];
+    char volume[VOLUMES_MAX][32];
 };
 
 static const char overlay_options[] =
