@@ -43,17 +43,25 @@ static struct {
     const char *root;
     unsigned count, workers, pause_ms;
     bool keep;
+    char *volume;
     struct try_box boxes[BOXES_MAX];
     atomic_uint next;
 } t = {.count = 1};
 
 static void create(struct try_box *b) {
-    static char *entrypoint[] = {"tail", "-f", "/dev/null", NULL};
+    static char rw[] = "/rw", ro[] = "/ro", *entrypoint[] = {"tail", "-f", "/dev/null", NULL};
     struct sandbox_spec spec = {.refs = 1,
                                 .entrypoint = entrypoint,
                                 .entrypoint_count = 3,
                                 .memory_bytes = 256 << 20,
                                 .cpu_millis = 1000};
+    struct volume_spec volumes[] = {
+        {.name = rw, .mount_path = rw, .source = t.volume},
+        {.name = ro, .mount_path = ro, .source = t.volume, .read_only = true}};
+    if (t.volume) {
+        spec.volumes = volumes;
+        spec.volume_count = 2;
+    }
     struct sandbox_root root = {.path = t.root};
     struct error err;
     random_uuid(b->id);
@@ -285,11 +293,11 @@ static unsigned number(const char *text) {
 
 int main(int argc, char **argv) {
     struct oci_settings s = {.instance = "7e577e57", .cgroup_prefix = "try"};
-    static const char *const dns[] = {"192.0.2.53", NULL};
+    static const char *const dns[] = {"192.0.2.53", NULL}, *const everywhere[] = {"/", NULL};
     struct error err;
     s.dns = dns;
     s.run_dir = "/run/opensandbox-try";
-    for (int c; (c = getopt(argc, argv, "+s:x:r:n:w:p:uk")) > 0;)
+    for (int c; (c = getopt(argc, argv, "+s:x:r:n:w:p:v:uk")) > 0;)
         switch (c) {
         case 's': s.state_dir = optarg; break;
         case 'x': s.execd_path = optarg; break;
@@ -297,6 +305,10 @@ int main(int argc, char **argv) {
         case 'n': t.count = number(optarg); break;
         case 'w': t.workers = number(optarg); break;
         case 'p': t.pause_ms = number(optarg); break;
+        case 'v':
+            t.volume = optarg;
+            s.allowed_host_paths = everywhere;
+            break;
         case 'u': s.user_namespace = OCI_USERNS_NEVER; break;
         case 'k': t.keep = true; break;
         default: return 2;
