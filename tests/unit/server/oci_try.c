@@ -322,6 +322,8 @@ int main(int argc, char **argv) {
     if (!t.runtime || t.runtime->ops->start(t.runtime, &err) ||
         t.runtime->ops->sweep(t.runtime, &err)) {
         (void)fprintf(stderr, "start: %s\n", err.message);
+        if (t.runtime)
+            t.runtime->ops->free(t.runtime);
         return 1;
     }
     int r = 0;

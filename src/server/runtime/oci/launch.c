@@ -11,6 +11,7 @@
 #include <sys/pidfd.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -19,7 +20,7 @@
 #include "base/strbuf.h"
 #include "io/spawn.h"
 
-enum { PATH_SIZE = 512, LOG_MAX = 65536, DELETE_MS = 10000 };
+enum { PATH_SIZE = 512, LOG_MAX = 65536, DELETE_MS = 10000, FULL_BYTES = 65536, FULL_FILES = 8 };
 
 static char *const environment[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
@@ -131,6 +132,13 @@ static void runtime_words(int dir, char *text, size_t size) {
         (void)snprintf(text, size, "%.*s", (int)(len < 700 ? len : 700), words);
 }
 
+// Neither runtime tells when it could not even write its log.
+static bool is_full(int dir) {
+    struct statvfs v;
+    return !fstatvfs(dir, &v) &&
+           (v.f_bavail * v.f_frsize < FULL_BYTES || (v.f_files && v.f_favail < FULL_FILES));
+}
+
 static int read_pid(int dir, pid_t *ret_pid, struct error *err) {
     cleanup_strbuf struct strbuf sb;
     uint64_t pid;
@@ -193,7 +201,8 @@ int launch_run(const struct launcher *l, const struct launch *q, pid_t *ret_pid,
     if (!status.code && !status.signal)
         return read_pid(q->dir, ret_pid, err);
     runtime_words(q->dir, words, sizeof words);
-    return error_set(err, EIO, "%s: %s", l->runc ? "runc" : "crun", words);
+    return error_set(err, is_full(q->dir) ? ENOSPC : EIO, "%s: %s", l->runc ? "runc" : "crun",
+                     words);
 }
 
 int launch_seal(const char *path, struct error *err) {

@@ -2,6 +2,7 @@
 // sandbox_destroy() when a later one fails.
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -30,7 +32,8 @@ enum {
     PASS_RECORD = 1,
     PASS_LOG = 2,
     ANSWER_MAX = 4096,
-    LOG_TAIL = 300
+    LOG_TAIL = 300,
+    END_MS = 200
 };
 enum { MEMORY_MIN = 16 * 1024 * 1024, CPU_MIN_MILLIS = 10, ID_RANGE = 65536 };
 
@@ -247,16 +250,29 @@ static int start(struct making *m, int64_t *ret_spawn_ns, struct error *err) {
                : 0;
 }
 
+// How the first process ended, when it did; the status stays for whoever reaps.
+static void describe_end(int pidfd, char *text, size_t size) {
+    siginfo_t info = {.si_pid = 0};
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    text[0] = '\0';
+    if (poll(&p, 1, END_MS) == 1 &&
+        !waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid)
+        (void)snprintf(text, size, "; it %s %d",
+                       info.si_code == CLD_EXITED ? "ended with status" : "was killed by signal",
+                       info.si_status);
+}
+
 // execd's last words, when it ended instead of answering.
 static int explain_silence(struct making *m, struct error *err) {
     cleanup_strbuf struct strbuf log;
     struct error ignored, cause = *err;
+    char end[64];
     strbuf_init(&log, HANDOFF_LOG_BYTES + 64);
     (void)exit_logs(m->box->dir, &log, &ignored);
+    describe_end(m->box->pidfd, end, sizeof end);
     const char *tail = log.len > LOG_TAIL ? log.data + log.len - LOG_TAIL : log.data;
-    (void)error_set(err, cause.kind, "execd did not answer: %s%s%s", cause.message,
-                    log.len ? "; its last output: " : "", tail);
-    return -1;
+    return error_set(err, cause.kind, "execd did not answer: %s%s%s%s", cause.message, end,
+                     log.len ? "; its last output: " : "", tail);
 }
 
 static int await_answer(struct making *m, struct error *err) {
