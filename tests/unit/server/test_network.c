@@ -22,10 +22,10 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "io/spawn.h"
-#include "server/runtime/oci/address.h"
-#include "server/runtime/oci/firewall.h"
-#include "server/runtime/oci/netns.h"
-#include "server/runtime/oci/network.h"
+#include "server/runtime/oci/net/address.h"
+#include "server/runtime/oci/net/firewall.h"
+#include "server/runtime/oci/net/netns.h"
+#include "server/runtime/oci/net/network.h"
 
 enum { WAIT_MS = 10000 };
 

@@ -14,7 +14,7 @@
 #include "server/runtime/oci/chores.h"
 #include "server/runtime/oci/image.h"
 #include "server/runtime/oci/launch.h"
-#include "server/runtime/oci/network.h"
+#include "server/runtime/oci/net/network.h"
 #include "server/runtime/oci/oci.h"
 #include "server/runtime/oci/watch.h"
 

@@ -1,8 +1,8 @@
 // The addresses of sandboxes: a pool of IPv4 addresses, each given out again only after all others
 // were (late packets and connection tracking remember it for a while). The first is the gateway.
 // Not for threads to share: network.c locks.
-#ifndef SERVER_RUNTIME_OCI_ADDRESS_H
-#define SERVER_RUNTIME_OCI_ADDRESS_H
+#ifndef SERVER_RUNTIME_OCI_NET_ADDRESS_H
+#define SERVER_RUNTIME_OCI_NET_ADDRESS_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -2,8 +2,8 @@
 // user namespaces an entry is a nested pair: the outer one carries the limits (inotify) for the sum
 // of all its users, the inner one is the sandbox's and owns the network namespace (oci-runtime.md
 // 0.10, 2.5, 4.1). Blocking: about 1.5 ms each. Any thread.
-#ifndef SERVER_RUNTIME_OCI_NETNS_H
-#define SERVER_RUNTIME_OCI_NETNS_H
+#ifndef SERVER_RUNTIME_OCI_NET_NETNS_H
+#define SERVER_RUNTIME_OCI_NET_NETNS_H
 
 #include <stdbool.h>
 #include <stdint.h>

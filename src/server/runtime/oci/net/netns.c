@@ -1,4 +1,4 @@
-#include "server/runtime/oci/netns.h"
+#include "server/runtime/oci/net/netns.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -2,8 +2,8 @@
 // begin with the instance's prefix. Spoofed sources, host services, other sandboxes, link-local and
 // metadata addresses are closed; the rest of the world is reached through NAT. Loaded in one
 // transaction, so there is no moment without rules. Blocking: start-up.
-#ifndef SERVER_RUNTIME_OCI_FIREWALL_H
-#define SERVER_RUNTIME_OCI_FIREWALL_H
+#ifndef SERVER_RUNTIME_OCI_NET_FIREWALL_H
+#define SERVER_RUNTIME_OCI_NET_FIREWALL_H
 
 #include <stdbool.h>
 

@@ -1,4 +1,4 @@
-#include "server/runtime/oci/firewall.h"
+#include "server/runtime/oci/net/firewall.h"
 
 #include <errno.h>
 #include <jansson.h>

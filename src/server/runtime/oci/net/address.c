@@ -1,4 +1,4 @@
-#include "server/runtime/oci/address.h"
+#include "server/runtime/oci/net/address.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

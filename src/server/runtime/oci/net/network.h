@@ -1,8 +1,8 @@
 // The network of sandboxes as one thing: namespaces from stock, addresses, links, rules. A thin
 // layer over netns.h, firewall.h and address.h that knows the order in which they are used. Private
 // to runtime/oci.
-#ifndef SERVER_RUNTIME_OCI_NETWORK_H
-#define SERVER_RUNTIME_OCI_NETWORK_H
+#ifndef SERVER_RUNTIME_OCI_NET_NETWORK_H
+#define SERVER_RUNTIME_OCI_NET_NETWORK_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "server/runtime/oci/network.h"
+#include "server/runtime/oci/net/network.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,9 +18,9 @@
 #include "base/parse.h"
 #include "base/random.h"
 #include "base/strbuf.h"
-#include "server/runtime/oci/address.h"
-#include "server/runtime/oci/firewall.h"
-#include "server/runtime/oci/netns.h"
+#include "server/runtime/oci/net/address.h"
+#include "server/runtime/oci/net/firewall.h"
+#include "server/runtime/oci/net/netns.h"
 
 enum {
     STOCK_MAX = 1024,
