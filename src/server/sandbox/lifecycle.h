@@ -1,5 +1,6 @@
-// The domain: what may be asked of sandboxes. Everything here is loop thread; replies come through callbacks, once each,
-// possibly before the call returns. The API layer knows this header, registry.h and nothing below.
+// The domain: what may be asked of sandboxes. Everything here is loop thread; replies come through
+// callbacks, once each, possibly before the call returns. The API layer knows this header,
+// registry.h and nothing below.
 #ifndef SERVER_SANDBOX_LIFECYCLE_H
 #define SERVER_SANDBOX_LIFECYCLE_H
 
@@ -12,21 +13,28 @@ struct domain; // registry, store, runtime, workers, expiry: one per server
 
 struct domain_settings {
     struct loop *loop;
-    struct store *store;         // owned by the caller
-    struct runtime *runtime;     // owned by the caller
-    unsigned workers;            // 32
-    unsigned pull_workers;       // 4
-    unsigned creates_running;    // 2 x cores on oci
-    unsigned creates_waiting;    // beyond: 429 SANDBOX::TOO_MANY
-    unsigned sandboxes_max;      // 0: no limit
-    int64_t create_wait_ms;      // server.create_wait_seconds
-    int64_t failed_retention_s;  // server.failed_retention_seconds
-    int64_t max_timeout_s;       // server.max_sandbox_timeout_seconds; 0: none
+    struct store *store;        // owned by the caller
+    struct runtime *runtime;    // owned by the caller
+    unsigned workers;           // 32
+    unsigned pull_workers;      // 4
+    unsigned creates_running;   // 2 x cores on oci
+    unsigned creates_waiting;   // beyond: 429 SANDBOX::TOO_MANY
+    unsigned sandboxes_max;     // 0: no limit
+    int64_t create_wait_ms;     // server.create_wait_seconds
+    int64_t failed_retention_s; // server.failed_retention_seconds
+    int64_t max_timeout_s;      // server.max_sandbox_timeout_seconds; 0: none
     uint64_t default_pids;
+};
+
+// Counters since the start.
+struct domain_metrics {
+    uint64_t creates, creates_failed, creates_refused, creates_abandoned;
+    uint64_t deletes, expired, removed, teardown_retries, exited, pauses, resumes, renewals;
 };
 
 struct domain *domain_new(const struct domain_settings *s, struct error *err);
 struct registry *domain_registry(struct domain *d);
+const struct domain_metrics *domain_metrics(const struct domain *d);
 // runtime->start, store_load, reconcile, sweep. done(err) once; only then domain_ready() is true.
 void domain_start(struct domain *d, void (*done)(const struct error *err, void *arg), void *arg);
 bool domain_ready(const struct domain *d);
@@ -36,38 +44,49 @@ void domain_free(struct domain *d);
 
 // ---- create ----
 struct create_request {
-    struct sandbox_spec *spec;           // a reference of its own is taken
+    struct sandbox_spec *spec;                   // a reference of its own is taken
     const char *image_username, *image_password; // copied, wiped after the pull
-    int64_t wait_ms;                     // -1: the configured wait; 0: answer Pending at once
+    int64_t wait_ms; // -1: the configured wait; 0: answer Pending at once
 };
 struct create_ticket;
-// done: sb is valid for the call only. err NULL: Running, or Pending when the wait ran out (sb->state says which).
+// done: sb is valid for the call only. err NULL: Running, or Pending when the wait ran out
+// (sb->state says which).
 typedef void create_done_fn(const struct sandbox *sb, const struct error *err, void *arg);
 // Returns a ticket for lifecycle_abandon(), or NULL when done() was already called.
-struct create_ticket *lifecycle_create(struct domain *d, const struct create_request *q, create_done_fn *done, void *arg);
+struct create_ticket *lifecycle_create(struct domain *d, const struct create_request *q,
+                                       create_done_fn *done, void *arg);
 // The client went away before done(): nobody is told, and the sandbox is torn down.
 void lifecycle_abandon(struct create_ticket *t);
 
 // ---- the rest; done's sb is NULL after a delete ----
 typedef void lifecycle_done_fn(const struct sandbox *sb, const struct error *err, void *arg);
-void lifecycle_delete(struct domain *d, const char *id, lifecycle_done_fn *done, void *arg); // answers within 10 s
-void lifecycle_pause(struct domain *d, const char *id, lifecycle_done_fn *done, void *arg);  // when frozen
+void lifecycle_delete(struct domain *d, const char *id, lifecycle_done_fn *done,
+                      void *arg); // answers within 10 s
+void lifecycle_pause(struct domain *d, const char *id, lifecycle_done_fn *done,
+                     void *arg); // when frozen
 void lifecycle_resume(struct domain *d, const char *id, lifecycle_done_fn *done, void *arg);
-void lifecycle_renew(struct domain *d, const char *id, int64_t expires_us, lifecycle_done_fn *done, void *arg);
+void lifecycle_renew(struct domain *d, const char *id, int64_t expires_us, lifecycle_done_fn *done,
+                     void *arg);
 // Entries with value NULL are removed (RFC 7396). Validated by the caller.
-void lifecycle_patch_metadata(struct domain *d, const char *id, const struct pairs *patch, lifecycle_done_fn *done, void *arg);
-void lifecycle_logs(struct domain *d, const char *id, void (*done)(const char *text, size_t len, const struct error *err, void *arg),
+void lifecycle_patch_metadata(struct domain *d, const char *id, const struct pairs *patch,
+                              lifecycle_done_fn *done, void *arg);
+void lifecycle_logs(struct domain *d, const char *id,
+                    void (*done)(const char *text, size_t len, const struct error *err, void *arg),
                     void *arg);
 
 // ---- reaching a sandbox ----
-struct dial_ticket;
 // err kinds: as runtime->dial. fd is the callee's.
-void lifecycle_dial(struct domain *d, const char *id, unsigned port, void (*done)(int fd, const struct error *err, void *arg), void *arg);
-// Calls back when the sandbox has left Pending (sb, or NULL when it is gone) or after 10 s (sb still Pending).
-struct hold *lifecycle_hold(struct domain *d, const char *id, void (*done)(const struct sandbox *sb, void *arg), void *arg);
+void lifecycle_dial(struct domain *d, const char *id, unsigned port,
+                    void (*done)(int fd, const struct error *err, void *arg), void *arg);
+// Calls back when the sandbox has left Pending (sb, or NULL when it is gone) or after 10 s (sb
+// still Pending).
+struct hold *lifecycle_hold(struct domain *d, const char *id,
+                            void (*done)(const struct sandbox *sb, void *arg), void *arg);
 void lifecycle_hold_cancel(struct hold *h);
 
-// Token of a sandbox for a purpose ("execd", "secure-access"): base64url(HMAC-SHA-256(store key, purpose, id)).
-void domain_token(const struct domain *d, const char *purpose, const char *id, char text[SANDBOX_TOKEN_SIZE]);
+// Token of a sandbox for a purpose ("execd", "secure-access"): base64url(HMAC-SHA-256(store key,
+// purpose, id)).
+void domain_token(const struct domain *d, const char *purpose, const char *id,
+                  char text[SANDBOX_TOKEN_SIZE]);
 
 #endif

@@ -1,4 +1,5 @@
-// A sandbox as the control plane knows it. Owned by the registry, loop thread only. `state` is assigned in state.c alone.
+// A sandbox as the control plane knows it. Owned by the registry, loop thread only. `state` is
+// assigned in state.c alone.
 #ifndef SERVER_SANDBOX_SANDBOX_H
 #define SERVER_SANDBOX_SANDBOX_H
 
@@ -30,7 +31,7 @@ struct sandbox {
     char reason[SANDBOX_REASON_MAX];
     char message[ERROR_MESSAGE_MAX];
     struct sandbox_spec *spec;
-    struct pairs metadata;   // current map (spec->metadata is the one of the create)
+    struct pairs metadata; // current map (spec->metadata is the one of the create)
     char image_id[96];
     char runtime_state[RUNTIME_STATE_MAX];
     int64_t created_us, changed_us;
@@ -38,18 +39,21 @@ struct sandbox {
     int64_t forget_us;  // an ended sandbox's record goes then; 0 while it lives
     struct runtime_phase phases[RUNTIME_PHASES_MAX]; // of its provisioning
     unsigned phase_count;
-    bool deleting;      // a delete was accepted: GET answers 404, the list does not show it
+    bool deleting;        // a delete was accepted: GET answers 404, the list does not show it
     struct error failure; // why provisioning failed, for endpoint look-ups of a Failed one
+    void *upstreams;      // api/proxy.c: per-port upstreams; released through registry_on_release()
     // private to the domain
-    struct heap_node expiry;       // expiry.c
-    struct list order;             // registry.c: by created_us, newest first
-    struct operation *running;     // at most one operation at a time
-    struct list queued;            // operations that wait for it
-    struct list waiters;           // proxy requests held while Pending (endpoint.c)
-    void *upstreams;               // api/proxy.c: per-port upstreams; released through registry's on_remove hook
+    struct heap_node expiry;   // expiry.c
+    struct list order;         // registry.c: newest first
+    struct operation *running; // at most one operation at a time
+    struct list queued;        // operations that wait for it
+    struct list holds;         // endpoint.c: proxy requests held while Pending
+    struct teardown *teardown; // teardown.c: the one that runs or has failed
+    unsigned renewing;         // renewals on their way: the old deadline does not count
 };
 
-const char *sandbox_state_name(enum sandbox_state s); // "Pending" ...; Pausing, Resuming, Stopping as the wire knows them
+const char *sandbox_state_name(
+    enum sandbox_state s); // "Pending" ...; Pausing, Resuming, Stopping as the wire knows them
 int sandbox_state_parse(const char *name, enum sandbox_state *ret); // any case; -1 unknown
 
 #endif

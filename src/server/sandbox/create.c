@@ -1,0 +1,362 @@
+// From an accepted request to a running sandbox (docs/architecture.md section 6).
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/encode.h"
+#include "base/log.h"
+#include "server/errors.h"
+#include "server/sandbox/domain.h"
+
+struct create_ticket {
+    struct operation op;
+    struct domain *domain;
+    create_done_fn *done; // NULL: told already, or nobody wants to know
+    void *arg;
+    bool early;    // answer Pending as soon as that is durable
+    bool promised; // Pending was answered: a failure stays visible
+    bool has_slot;
+    bool in_store; // its record was committed
+    bool *over;    // set when lifecycle_create() has not returned yet and it is over
+    struct timer wait;
+    struct image_wait image_wait;
+    struct list slot_wait;
+    char *username, *password;
+    struct image_info image;
+    struct provision_result result;
+    struct sandbox_spec *spec;
+    char token_sha256[SHA256_HEX_SIZE];
+    struct teardown_wait teardown;
+    struct error error; // told after the teardown
+};
+
+static struct create_ticket *ticket_of(struct operation *op) {
+    return CONTAINER_OF(op, struct create_ticket, op);
+}
+
+static void forget_credentials(struct create_ticket *t) {
+    char **both[] = {&t->username, &t->password};
+    for (size_t i = 0; i < ARRAY_SIZE(both); i++) {
+        if (*both[i])
+            explicit_bzero(*both[i], strlen(*both[i]));
+        free(*both[i]);
+        *both[i] = NULL;
+    }
+}
+
+static void ticket_free(struct create_ticket *t) {
+    if (t->over)
+        *t->over = true;
+    timer_stop(&t->wait);
+    forget_credentials(t);
+    spec_unref(t->spec);
+    free(t);
+}
+
+static void tell(struct create_ticket *t, const struct sandbox *sb, const struct error *err) {
+    create_done_fn *done = t->done;
+    t->done = NULL;
+    timer_stop(&t->wait);
+    if (done)
+        done(sb, err, t->arg);
+}
+
+// ---- turns: at most slots_max creates are provisioned at once; who waits holds no worker ----
+
+static void slot_release(struct create_ticket *t) {
+    struct domain *d = t->domain;
+    list_remove(&t->slot_wait);
+    if (!t->has_slot)
+        return;
+    t->has_slot = false;
+    d->slots_used--;
+    struct list *node = d->freeing ? NULL : list_pop(&d->slots);
+    if (!node)
+        return;
+    struct create_ticket *next = LIST_ENTRY(node, struct create_ticket, slot_wait);
+    next->has_slot = true;
+    d->slots_used++;
+    operation_continue(&next->op, NULL);
+}
+
+// ---- steps ----
+
+static int commit_pending(struct operation *op, struct error *err) {
+    return record_fill(op, SANDBOX_PENDING, err);
+}
+
+static void promise(struct create_ticket *t) {
+    if (!t->done || !t->in_store)
+        return;
+    t->promised = true;
+    tell(t, t->op.sandbox, NULL);
+}
+
+static int after_pending(struct operation *op, struct error *err) {
+    struct create_ticket *t = ticket_of(op);
+    (void)err;
+    t->in_store = true;
+    if (t->early)
+        promise(t);
+    return STEP_DONE;
+}
+
+static void on_image(struct image_wait *w, const struct image_info *info, const struct error *err) {
+    struct create_ticket *t = CONTAINER_OF(w, struct create_ticket, image_wait);
+    if (!err)
+        t->image = *info;
+    operation_continue(&t->op, err);
+}
+
+static int find_image(struct operation *op, struct error *err) {
+    struct create_ticket *t = ticket_of(op);
+    struct runtime *r = op->domain->settings.runtime;
+    const struct image_request q = {.reference = t->spec->image ? t->spec->image : "",
+                                    .username = t->username,
+                                    .password = t->password,
+                                    .os = t->spec->platform_os,
+                                    .arch = t->spec->platform_arch};
+    bool ready = r->ops->image_ready(r, &q, &t->image);
+    int rc = STEP_DONE;
+    if (!ready) {
+        t->image_wait.done = on_image;
+        rc = image_join(op->domain, &t->image_wait, &q, err) < 0 ? -1 : STEP_WAIT;
+    }
+    forget_credentials(t);
+    return rc;
+}
+
+static int take_slot(struct operation *op, struct error *err) {
+    struct create_ticket *t = ticket_of(op);
+    struct domain *d = op->domain;
+    (void)err;
+    if (d->settings.runtime->ops->expect)
+        d->settings.runtime->ops->expect(d->settings.runtime);
+    if (d->slots_used >= d->slots_max) {
+        list_push_back(&d->slots, &t->slot_wait);
+        return STEP_WAIT;
+    }
+    d->slots_used++;
+    t->has_slot = true;
+    return STEP_DONE;
+}
+
+static int provision(struct operation *op, struct error *err) {
+    struct create_ticket *t = ticket_of(op);
+    struct runtime *r = op->domain->settings.runtime;
+    const struct provision_request q = {.id = op->id,
+                                        .spec = t->spec,
+                                        .image_id = t->image.id,
+                                        .token_sha256_hex = t->token_sha256};
+    return r->ops->provision(r, &q, &t->result, err);
+}
+
+static int provisioned(struct operation *op, struct error *err) {
+    struct create_ticket *t = ticket_of(op);
+    struct sandbox *sb = op->sandbox;
+    (void)err;
+    memcpy(sb->image_id, t->image.id, sizeof sb->image_id);
+    memcpy(sb->runtime_state, t->result.state, sizeof sb->runtime_state);
+    memcpy(sb->phases, t->result.phases, sizeof sb->phases);
+    sb->phase_count = t->result.phase_count;
+    slot_release(t);
+    return STEP_DONE;
+}
+
+static int commit_running(struct operation *op, struct error *err) {
+    return record_fill(op, SANDBOX_RUNNING, err);
+}
+
+static int running(struct operation *op, struct error *err) {
+    (void)err;
+    return state_apply(op->domain->registry, op->sandbox, EVENT_PROVISIONED) < 0
+               ? error_server(err, ERR_INTERNAL_ERROR, "sandbox %s is not Pending", op->id)
+               : STEP_DONE;
+}
+
+static void cancel(struct operation *op) {
+    struct create_ticket *t = ticket_of(op);
+    image_leave(&t->image_wait);
+    list_remove(&t->slot_wait);
+}
+
+// The reply to a failed create comes when nothing is left of it.
+static void on_gone(struct teardown_wait *w, const struct error *err) {
+    struct create_ticket *t = CONTAINER_OF(w, struct create_ticket, teardown);
+    (void)err; // why the create failed says more
+    if (!t->domain->freeing)
+        tell(t, NULL, &t->error);
+    ticket_free(t);
+}
+
+// No step has left anything outside the process: there is nothing to tear down.
+static void drop(struct create_ticket *t, struct sandbox *sb) {
+    struct domain *d = t->domain;
+    struct error error = t->error;
+    expiry_clear(d, sb);
+    sb->deleting = true;
+    holds_release(sb);
+    operation_flush(sb, &error);
+    registry_remove(d->registry, sb);
+    tell(t, NULL, &error);
+    ticket_free(t);
+}
+
+static void failed(struct create_ticket *t, struct sandbox *sb, const struct error *err) {
+    struct domain *d = t->domain;
+    t->error = *err;
+    if (!t->error.code[0])
+        (void)error_server(&t->error, ERR_R_SANDBOX_START_FAILED, "%s", err->message);
+    if (d->freeing) { // the next start finds the record
+        ticket_free(t);
+        return;
+    }
+    d->metrics.creates_failed++;
+    log_warning("sandbox %s: create: %s", sb->id, err->message);
+    if (!t->in_store && !sb->teardown) {
+        drop(t, sb);
+    } else if (t->promised && !sb->deleting) {
+        ended_bury(d, sb, &t->error);
+        ticket_free(t);
+    } else if (t->done) {
+        t->teardown.done = on_gone;
+        teardown_begin(d, sb, &t->teardown);
+    } else {
+        teardown_begin(d, sb, NULL);
+        ticket_free(t);
+    }
+}
+
+static void end(struct operation *op, const struct error *err) {
+    struct create_ticket *t = ticket_of(op);
+    struct sandbox *sb = op->sandbox;
+    struct domain *d = op->domain;
+    d->creates--;
+    slot_release(t);
+    timer_stop(&t->wait);
+    if (err) {
+        failed(t, sb, err);
+        return;
+    }
+    d->metrics.creates++;
+    holds_release(sb);
+    tell(t, sb, NULL);
+    ticket_free(t);
+}
+
+static const struct step steps[] = {
+    {"commit Pending", STEP_STORE, 0, commit_pending, NULL},
+    {"pending", STEP_LOOP, 0, after_pending, NULL},
+    {"image", STEP_LOOP, 0, find_image, NULL},
+    {"turn", STEP_LOOP, 0, take_slot, NULL},
+    {"provision", STEP_WORKER, 0, provision, NULL},
+    {"provisioned", STEP_LOOP, 0, provisioned, NULL},
+    {"commit Running", STEP_STORE, 0, commit_running, NULL},
+    {"running", STEP_LOOP, 0, running, NULL},
+};
+// What its steps made is undone by the teardown that end() enters.
+static const struct operation_kind create_kind = {
+    .name = "create", .steps = steps, .count = ARRAY_SIZE(steps), .cancel = cancel, .end = end};
+
+// ---- the request ----
+
+static void on_wait_over(struct timer *timer) {
+    struct create_ticket *t = CONTAINER_OF(timer, struct create_ticket, wait);
+    t->early = true;
+    promise(t);
+}
+
+static int admit(struct domain *d, struct error *err) {
+    const struct domain_settings *s = &d->settings;
+    if (d->stopping || !d->ready)
+        return error_server(err, ERR_NOT_READY, "the server is %s; try again",
+                            d->stopping ? "stopping" : "still starting");
+    if (s->sandboxes_max && registry_count(d->registry) >= s->sandboxes_max)
+        return error_server(err, ERR_TOO_MANY,
+                            "there are %u sandboxes, as many as this server may hold",
+                            s->sandboxes_max);
+    if (d->creates >= d->slots_max + s->creates_waiting)
+        return error_server(err, ERR_TOO_MANY, "%u sandboxes are being created; try again",
+                            d->creates);
+    return 0;
+}
+
+static int copy(const char *text, char **ret) {
+    *ret = text ? strdup(text) : NULL;
+    return text && !*ret ? -1 : 0;
+}
+
+static struct create_ticket *ticket_new(struct domain *d, const struct create_request *q) {
+    struct create_ticket *t = calloc(1, sizeof *t);
+    if (!t)
+        return NULL;
+    t->domain = d;
+    t->spec = spec_ref(q->spec);
+    if (copy(q->image_username, &t->username) < 0 || copy(q->image_password, &t->password) < 0) {
+        ticket_free(t);
+        return NULL;
+    }
+    return t;
+}
+
+static struct sandbox *sandbox_new(struct domain *d, struct create_ticket *t) {
+    char id[SANDBOX_ID_SIZE], token[SANDBOX_TOKEN_SIZE];
+    int64_t now = clock_wall_us();
+    random_uuid(id);
+    struct sandbox *sb = registry_add(d->registry, id, spec_ref(t->spec), now);
+    if (!sb) {
+        spec_unref(t->spec);
+        return NULL;
+    }
+    if (t->spec->timeout_s)
+        sb->expires_us = now + t->spec->timeout_s * 1000000;
+    domain_token(d, "execd", id, token);
+    sha256_hex(token, strlen(token), t->token_sha256);
+    return sb;
+}
+
+struct create_ticket *lifecycle_create(struct domain *d, const struct create_request *q,
+                                       create_done_fn *done, void *arg) {
+    struct error err = {0};
+    if (admit(d, &err) < 0) {
+        d->metrics.creates_refused++;
+        done(NULL, &err, arg);
+        return NULL;
+    }
+    struct create_ticket *t = ticket_new(d, q);
+    struct sandbox *sb = t ? sandbox_new(d, t) : NULL;
+    if (!sb) {
+        if (t)
+            ticket_free(t);
+        (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
+        done(NULL, &err, arg);
+        return NULL;
+    }
+    int64_t wait_ms = q->wait_ms < 0 ? d->settings.create_wait_ms : q->wait_ms;
+    t->done = done;
+    t->arg = arg;
+    t->early = wait_ms == 0;
+    if (wait_ms > 0)
+        timer_start(d->settings.loop, &t->wait, wait_ms, on_wait_over);
+    d->creates++;
+    expiry_set(d, sb);
+    bool over = false;
+    t->over = &over;
+    operation_start(d, sb, &t->op, &create_kind, false);
+    if (over)
+        return NULL;
+    t->over = NULL;
+    return t;
+}
+
+void lifecycle_abandon(struct create_ticket *t) {
+    struct domain *d = t->domain;
+    t->done = NULL;
+    if (t->teardown.teardown) { // it has failed already, and waited for its remains to go
+        teardown_leave(&t->teardown);
+        ticket_free(t);
+        return;
+    }
+    d->metrics.creates_abandoned++;
+    teardown_begin(d, t->op.sandbox, NULL);
+}

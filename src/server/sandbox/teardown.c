@@ -1,0 +1,136 @@
+// The one way down: shared by delete, expiry, abandoned and failed creates, and reconcile.
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "server/errors.h"
+#include "server/sandbox/domain.h"
+
+enum { ANSWER_MS = 10000 };
+
+struct teardown {
+    struct operation op;
+    bool durable; // STOPPING is committed: whatever happens now, it will be gone
+    struct list waits;
+};
+
+static struct teardown *teardown_of(struct operation *op) {
+    return CONTAINER_OF(op, struct teardown, op);
+}
+
+static int stop_record(struct operation *op, struct error *err) {
+    return record_fill(op, SANDBOX_STOPPING, err) < 0 ? -1 : STEP_DONE;
+}
+
+// A disk too full for that commit is no reason to keep the sandbox: its files may be what fills it.
+static int stopped(struct operation *op, struct error *err) {
+    (void)err;
+    teardown_of(op)->durable = !op->step_failed;
+    (void)state_apply(op->domain->registry, op->sandbox, EVENT_STOP); // again after a restart
+    return STEP_DONE;
+}
+
+static int destroy(struct operation *op, struct error *err) {
+    struct runtime *r = op->domain->settings.runtime;
+    return r->ops->destroy(r, op->id, err);
+}
+
+static int delete_record(struct operation *op, struct error *err) {
+    (void)err;
+    op->change.kind = CHANGE_SANDBOX_DELETE;
+    (void)snprintf(op->change.record.id, sizeof op->change.record.id, "%s", op->id);
+    return STEP_DONE;
+}
+
+static void answer(struct teardown_wait *w, const struct error *err) {
+    timer_stop(&w->limit);
+    list_remove(&w->node);
+    w->teardown = NULL;
+    w->done(w, err);
+}
+
+static void answer_all(struct teardown *t, const struct error *err) {
+    while (!list_empty(&t->waits))
+        answer(LIST_ENTRY(t->waits.next, struct teardown_wait, node), err);
+}
+
+static void end(struct operation *op, const struct error *err) {
+    struct teardown *t = teardown_of(op);
+    struct sandbox *sb = op->sandbox;
+    struct domain *d = op->domain;
+    sb->teardown = NULL;
+    if (err) { // only when the server stops: the next one goes on with it
+        struct error failed = {0};
+        (void)error_server(&failed, ERR_R_SANDBOX_DELETE_FAILED, "%s", err->message);
+        answer_all(t, t->durable ? NULL : &failed);
+        free(t);
+        return;
+    }
+    struct error gone = {0};
+    (void)error_server(&gone, ERR_R_SANDBOX_NOT_FOUND, "sandbox %s was deleted", sb->id);
+    operation_flush(sb, &gone);
+    d->metrics.removed++;
+    registry_remove(d->registry, sb);
+    op->sandbox = NULL;
+    answer_all(t, NULL);
+    free(t);
+}
+
+static const struct step steps[] = {
+    {"commit Stopping", STEP_STORE, STEP_OPTIONAL, stop_record, NULL},
+    {"stopped", STEP_LOOP, 0, stopped, NULL},
+    {"destroy", STEP_WORKER, STEP_RETRY, destroy, NULL},
+    {"commit the removal", STEP_STORE, STEP_RETRY, delete_record, NULL},
+};
+const struct operation_kind teardown_kind = {
+    .name = "teardown",
+    .steps = steps,
+    .count = ARRAY_SIZE(steps),
+    .survives_delete = true,
+    .end = end,
+};
+
+static void on_limit(struct timer *timer) {
+    struct teardown_wait *w = CONTAINER_OF(timer, struct teardown_wait, limit);
+    struct error late = {0};
+    (void)error_server(&late, ERR_R_SANDBOX_DELETE_FAILED,
+                       "the removal could not be recorded yet; it is tried again");
+    answer(w, w->teardown->durable ? NULL : &late);
+}
+
+void domain_tried(struct operation *op) {
+    if (op->kind == &teardown_kind)
+        op->domain->metrics.teardown_retries++;
+}
+
+void teardown_begin(struct domain *d, struct sandbox *sb, struct teardown_wait *w) {
+    struct teardown *t = sb->teardown;
+    bool fresh = !t;
+    if (fresh) {
+        t = calloc(1, sizeof *t);
+        if (!t)
+            abort(); // a promise to remove cannot be dropped for want of a few bytes
+        list_init(&t->waits);
+        sb->teardown = t;
+        sb->deleting = true;
+        expiry_clear(d, sb);
+        holds_release(sb);
+        registry_release(d->registry, sb);
+    }
+    if (w) {
+        w->domain = d;
+        w->teardown = t;
+        list_push_back(&t->waits, &w->node);
+        timer_start(d->settings.loop, &w->limit, ANSWER_MS, on_limit);
+    }
+    if (!fresh)
+        return;
+    // steps that are not done at once: sb is still there when this returns
+    operation_start(d, sb, &t->op, &teardown_kind, true);
+    if (sb->running && sb->running != &t->op)
+        operation_cancel(sb->running);
+}
+
+void teardown_leave(struct teardown_wait *w) {
+    timer_stop(&w->limit);
+    list_remove(&w->node);
+    w->teardown = NULL;
+}
