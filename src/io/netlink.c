@@ -129,7 +129,7 @@ int netlink_commit(struct netlink *nl) {
 int netlink_dump(struct netlink *nl, int (*each)(const struct nlmsghdr *h, void *arg), void *arg) {
     _Alignas(8) char reply[REPLY_SIZE];
     int r = send_batch(nl);
-    bool done = false;
+    bool done = false, interrupted = false;
     while (!r && !done) {
         ssize_t n = receive(nl, reply);
         if (n <= 0)
@@ -137,6 +137,7 @@ int netlink_dump(struct netlink *nl, int (*each)(const struct nlmsghdr *h, void 
         size_t left = (size_t)n;
         for (struct nlmsghdr *h = (struct nlmsghdr *)reply; !done && !r && NLMSG_OK(h, left);
              h = NLMSG_NEXT(h, left)) {
+            interrupted |= (h->nlmsg_flags & NLM_F_DUMP_INTR) != 0;
             if (h->nlmsg_type == NLMSG_DONE)
                 done = true;
             else if (h->nlmsg_type == NLMSG_ERROR)
@@ -145,7 +146,7 @@ int netlink_dump(struct netlink *nl, int (*each)(const struct nlmsghdr *h, void 
                 r = each(h, arg);
         }
     }
-    return r;
+    return r || !interrupted ? r : -EINTR;
 }
 
 // ---- links ----

@@ -24,6 +24,7 @@
 #include "io/spawn.h"
 #include "server/runtime/oci/net/address.h"
 #include "server/runtime/oci/net/firewall.h"
+#include "server/runtime/oci/net/guard.h"
 #include "server/runtime/oci/net/netns.h"
 #include "server/runtime/oci/net/network.h"
 
@@ -129,8 +130,15 @@ static void rules_load_and_reload(void **state) {
     assert_non_null(strstr(once.data, "10.55.0.0/16"));
     assert_non_null(strstr(once.data, "169.254.0.0/16"));
     assert_null(strstr(once.data, "fd00"));
+    static const char *const flush[] = {"flush", "chain", "inet", "osb_0123abcd", "input", NULL};
+    assert_true(firewall_intact(&f));
+    nft_run(flush, NULL);
+    assert_false(firewall_intact(&f));
+    assert_int_equal(firewall_load(&f, &err), 0);
+    assert_true(firewall_intact(&f));
     firewall_unload(&f);
     firewall_unload(&f);
+    assert_false(firewall_intact(&f));
     nft_run(list, &gone);
     assert_null(strstr(gone.data, "osb_"));
 }
@@ -161,6 +169,23 @@ static void a_foreign_drop_is_found_and_opened(void **state) {
     assert_string_equal(report.data, "");
     nft_run(list, &rules);
     assert_non_null(strstr(rules.data, "oifname \"osb0123a*\""));
+}
+
+static void removed_rules_come_back(void **state) {
+    static const char *const flush[] = {"flush", "ruleset", NULL};
+    struct firewall f = {
+        .instance = "0123abcd", .prefix = "osb0123a", .pool = "10.200.0.0/16", .resolvers = ""};
+    struct error err;
+    (void)state;
+    assert_int_equal(firewall_load(&f, &err), 0);
+    struct guard *g = guard_new(&f, false, &err);
+    assert_non_null(g);
+    nft_run(flush, NULL);
+    for (unsigned i = 0; i < 1000 && !firewall_intact(&f); i++)
+        ; // each look takes milliseconds
+    assert_true(firewall_intact(&f));
+    guard_free(g);
+    firewall_unload(&f);
 }
 
 static const struct oci_settings settings = {.instance = "0123abcd",
@@ -273,6 +298,7 @@ int main(void) {
                                        cmocka_unit_test(a_freed_address_goes_to_the_back),
                                        cmocka_unit_test(claims_are_checked),
                                        cmocka_unit_test(rules_load_and_reload),
+                                       cmocka_unit_test(removed_rules_come_back),
                                        cmocka_unit_test(a_foreign_drop_is_found_and_opened),
                                        cmocka_unit_test(a_network_in_use_is_refused),
                                        cmocka_unit_test(links_live_and_are_swept)};

@@ -106,6 +106,34 @@ int firewall_load(const struct firewall *f, struct error *err) {
     return run_nft(arguments, &text, NULL, err);
 }
 
+static unsigned count_of(const char *text, const char *what) {
+    unsigned n = 0;
+    for (const char *p = text; (p = strstr(p, what)); p += strlen(what))
+        n++;
+    return n;
+}
+
+// Whoever removes rules removes mentions of our links, drops or sets; what is listed has as many as
+// what was loaded.
+bool firewall_intact(const struct firewall *f) {
+    static const char *const marks[] = {" hook ", " drop", "accept", "@deny4", "masquerade"};
+    char table[16];
+    struct error ignored;
+    cleanup_strbuf struct strbuf is, should;
+    table_name(f, table);
+    const char *const arguments[] = {"list", "table", "inet", table, NULL};
+    strbuf_init(&is, LIST_MAX);
+    strbuf_init(&should, RULES_MAX);
+    firewall_rules(f, &should);
+    if (run_nft(arguments, NULL, &is, &ignored) ||
+        count_of(is.data, f->prefix) != count_of(should.data, f->prefix))
+        return false;
+    for (size_t i = 0; i < ARRAY_SIZE(marks); i++)
+        if (count_of(is.data, marks[i]) != count_of(should.data, marks[i]))
+            return false;
+    return true;
+}
+
 void firewall_unload(const struct firewall *f) {
     char table[16];
     struct error ignored;

@@ -23,6 +23,7 @@ struct firewall {
 
 void firewall_rules(const struct firewall *f, struct strbuf *sb); // the text for nft
 int firewall_load(const struct firewall *f, struct error *err);
+bool firewall_intact(const struct firewall *f); // all chains are there with their rules
 void firewall_unload(const struct firewall *f); // the whole table; a missing one is fine
 // Base chains of others that drop what they do not know on the forward hook. With `repair` two
 // plain accepts are put into each (into DOCKER-USER where there is one); otherwise, or where that

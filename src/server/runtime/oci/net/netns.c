@@ -22,7 +22,7 @@
 #include "base/strbuf.h"
 #include "io/netlink.h"
 
-enum { RANGE = 65536, ROUTES_MAX = 4 * 1024 * 1024, MTU_DEFAULT = 1500 };
+enum { RANGE = 65536, ROUTES_MAX = 4 * 1024 * 1024, MTU_DEFAULT = 1500, DUMP_TRIES = 50 };
 
 // ---- the namespaces ----
 
@@ -306,10 +306,13 @@ int netns_each(int (*each)(const struct netns_found *l, void *arg), void *arg, s
     int r = netlink_open(&nl, NETLINK_ROUTE);
     if (r)
         return error_errno(err, -r, "netlink");
-    netlink_request(&nl, RTM_GETLINK, NLM_F_DUMP, &m, sizeof m);
-    r = netlink_dump(&nl, tell_link, &w);
+    unsigned tries = 0;
+    do { // links come and go beside us
+        netlink_request(&nl, RTM_GETLINK, NLM_F_DUMP, &m, sizeof m);
+        r = netlink_dump(&nl, tell_link, &w);
+    } while (r == -EINTR && ++tries < DUMP_TRIES);
     netlink_close(&nl);
-    return r ? error_errno(err, r < 0 ? -r : EINTR, "list of links") : 0;
+    return r < 0 ? error_errno(err, -r, "list of links") : r;
 }
 
 int netns_gateway(const char *name, const char *alias, uint32_t address, struct error *err) {

@@ -32,6 +32,7 @@ struct netns_found {
     unsigned index;
     const char *name, *alias; // valid for the call; alias "" when none
 };
+// each() may be told of a link twice. Its non-zero return ends the walk and is returned.
 int netns_each(int (*each)(const struct netns_found *l, void *arg), void *arg, struct error *err);
 // Makes the device that carries the gateway address, unless it is there.
 int netns_gateway(const char *name, const char *alias, uint32_t address, struct error *err);

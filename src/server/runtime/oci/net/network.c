@@ -20,6 +20,7 @@
 #include "base/strbuf.h"
 #include "server/runtime/oci/net/address.h"
 #include "server/runtime/oci/net/firewall.h"
+#include "server/runtime/oci/net/guard.h"
 #include "server/runtime/oci/net/netns.h"
 
 enum {
@@ -35,6 +36,7 @@ struct network {
     const struct oci_settings *settings;
     bool user_namespaces;
     struct firewall firewall;
+    struct guard *guard;
     char gateway_name[16], alias_start[48], stock_alias[80], resolvers[64], resolv_conf[RESOLV_MAX];
     uint32_t gateway, mtu, group;
     atomic_uint counter; // of link names: removal is asynchronous, so a name is not used again soon
@@ -408,14 +410,8 @@ static int begin(struct network *n, struct error *err) {
         return -1;
     if (fd_write_text(AT_FDCWD, "/proc/sys/net/ipv4/ip_forward", "1", err))
         return error_wrap(err, "sandboxes need IPv4 forwarding");
-    cleanup_strbuf struct strbuf report;
-    strbuf_init(&report, 4096);
-    struct error ignored;
-    if (firewall_foreign(&n->firewall, n->settings->manage_foreign_firewall, &report, &ignored))
-        log_warning("other firewalls could not be looked at: %s", ignored.message);
-    if (report.len)
-        log_warning("another firewall drops the packets of sandboxes; remedy: %s", report.data);
-    return 0;
+    n->guard = guard_new(&n->firewall, n->settings->manage_foreign_firewall, err);
+    return n->guard ? 0 : -1;
 }
 
 struct network *network_new(const struct oci_settings *s, bool user_namespaces, struct error *err) {
@@ -442,6 +438,7 @@ void network_free(struct network *n, enum network_end end) {
     (void)pthread_mutex_unlock(&n->lock);
     if (n->filling)
         (void)pthread_join(n->filler, NULL);
+    guard_free(n->guard); // before the rules go, or it would bring them back
     for (unsigned i = 0; i < n->count; i++) {
         netns_disconnect(n->stock[i].link); // now, and not when the kernel comes to it
         close_entry(&n->stock[i]);
