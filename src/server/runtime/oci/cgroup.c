@@ -131,7 +131,8 @@ static int scan_root(struct cgroups *c, int root, struct error *err) {
             continue;
         bool plain = faccessat(tree, "cgroup.procs", F_OK, 0) != 0;
         char controllers[512];
-        if (!fd_read_text(tree, "cgroup.controllers", controllers, sizeof controllers, err))
+        struct error none; // v1 has no such file
+        if (!fd_read_text(tree, "cgroup.controllers", controllers, sizeof controllers, &none))
             c->cover_unified = controllers[0] != '\0';
         (void)add_tree(c, e->d_name, tree, plain, false);
     }

@@ -309,12 +309,14 @@ static int adopt_living(struct oci *o, struct box *b, const struct saved *s, str
 int sandbox_adopt(struct oci *o, const char *id, const char *state, struct inspection *ret,
                   struct error *err) {
     struct saved saved = {.pid = 0};
-    cleanup_json json_t *j = state && *state ? json_parse(state, strlen(state), NULL, err) : NULL;
+    struct error damage;
+    cleanup_json json_t *j =
+        state && *state ? json_parse(state, strlen(state), NULL, &damage) : NULL;
     struct box *b = box_new(id);
     if (!b)
         return error_set(err, ENOMEM, "out of memory");
     b->dir = openat(o->sandboxes, id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (b->dir < 0 || read_state(j, &saved, err)) {
+    if (b->dir < 0 || read_state(j, &saved, &damage)) {
         // no directory, or one that was never announced as running: an end of which nothing is
         // known
         *ret = (struct inspection){.exit_code = -1};
@@ -390,10 +392,11 @@ int sandbox_dial(struct oci *o, const char *id, unsigned port, int *ret_fd, stru
     (void)pthread_mutex_unlock(&o->lock);
     if (dir < 0 && net < 0)
         return error_set(err, ENOTCONN, "sandbox %s does not run", id);
-    int fd = dir >= 0 ? dial_execd(dir, err) : -1;
-    if (net >= 0 && address)
-        fd = connect_inside(net, address, port, err);
-    if (net >= 0 && fd < 0)
+    struct error first; // the address is tried before the loopback; only the last refusal is told
+    int fd = dir >= 0  ? dial_execd(dir, err)
+             : address ? connect_inside(net, address, port, &first)
+                       : -1;
+    if (fd < 0 && dir < 0)
         fd = connect_inside(net, htonl(INADDR_LOOPBACK), port,
                             err); // services that listen on 127.0.0.1 only
     if (fd < 0)

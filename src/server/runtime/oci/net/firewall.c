@@ -196,7 +196,8 @@ static int open_chain(const struct firewall *f, const json_t *list, const json_t
     for (size_t i = 0; i < ARRAY_SIZE(sides); i++) {
         const char *const insert[] = {"insert", "rule",   family,   table, target,
                                       sides[i], match[0], "accept", NULL};
-        if (!repair || run_nft(insert, NULL, NULL, err))
+        struct error refusal; // the report has the command
+        if (!repair || run_nft(insert, NULL, NULL, &refusal))
             (void)strbuf_addf(report, "%snft insert rule %s %s %s %s '%s' accept",
                               report->len ? "; " : "", family, table, target, sides[i], match[0]);
     }

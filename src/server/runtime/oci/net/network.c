@@ -193,12 +193,15 @@ static int connect_entry(struct network *n, struct network_entry *e, const char 
                            .ping_first = base,
                            .ping_last = base ? base + ID_RANGE - 1 : INT32_MAX};
     for (unsigned i = 0;; i++) {
+        struct error refusal;
         (void)snprintf(name, sizeof name, "%s%07x", n->firewall.prefix,
                        atomic_fetch_add(&n->counter, 1) & 0xfffffff);
-        if (!netns_connect(e->net_fd, &l, &e->link, err))
+        if (!netns_connect(e->net_fd, &l, &e->link, &refusal))
             return 0;
-        if (err->kind != EEXIST || i == NAME_TRIES)
+        if (refusal.kind != EEXIST || i == NAME_TRIES) {
+            *err = refusal;
             return -1;
+        }
     }
 }
 
