@@ -133,7 +133,7 @@ static int make_socket(struct making *m, struct error *err) {
     m->client = http_client_new(TAKE_FD(fd));
     if (!m->client)
         return error_set(err, ENOMEM, "out of memory");
-    return http_client_send(m->client, "GET", "/ping", "Host: localhost\r\n", NULL, 0, err);
+    return http_client_send(m->client, "GET", "/ping", "", NULL, 0, err);
 }
 
 static void add_variable(json_t *env, const char *name, size_t len, const char *value) {
