@@ -240,20 +240,20 @@ static void litter_is_removed(void **state) {
     cgroups_close(&c);
 }
 
-// The host's own hierarchies: a process in a group of ours is found, killed and its group removed.
-static void the_host_kills_and_removes(void **state) {
+// A process in a group of ours on the host's own hierarchies is found, frozen, killed, and its
+// group removed.
+static void kill_and_remove(const char *root) {
     struct cgroups c;
     struct error err;
     char parent[CGROUP_NAME_MAX], path[256];
-    (void)state;
     (void)snprintf(parent, sizeof parent, "test-cgroup-%d", getpid());
-    if (cgroups_open(&c, "/sys/fs/cgroup", "/proc/self/cgroup", parent, &err))
+    if (cgroups_open(&c, root, "/proc/self/cgroup", parent, &err))
         fail_msg("%s", err.message);
     pid_t child = fork();
     assert_true(child >= 0);
     if (!child)
         for (;;)
-            pause();
+            (void)pause();
     const int used[] = {c.pids, c.freezer};
     for (size_t i = 0; i < ARRAY_SIZE(used); i++) {
         char text[32];
@@ -266,17 +266,28 @@ static void the_host_kills_and_removes(void **state) {
     }
     assert_true(cgroup_holds(&c, ID, child));
     assert_false(cgroup_holds(&c, "11111111", child));
+    assert_false(cgroup_frozen(&c, ID));
     assert_int_equal(cgroup_freeze(&c, ID, &err), 0);
     assert_true(cgroup_frozen(&c, ID));
-    assert_true(cgroup_kill(&c, ID) >= 1); // thaws too, or the child would never die
+    assert_int_equal(cgroup_thaw(&c, ID, &err), 0);
+    assert_int_equal(cgroup_freeze(&c, ID, &err), 0);
+    assert_true(cgroup_kill(&c, ID) >= 1); // thaws too, or the child would never die on v1
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     assert_int_equal(cgroup_remove(&c, ID, &err), 0);
     assert_false(cgroup_exists(&c, ID));
+    (void)snprintf(path, sizeof path, "%s/%s/%s", root, c.trees[c.pids].name, parent);
     cgroups_close(&c);
-    (void)snprintf(path, sizeof path, "/sys/fs/cgroup/pids/%s", parent);
     assert_int_equal(access(path, F_OK), -1);
+}
+
+static void the_host_kills_and_removes(void **state) {
+    (void)state;
+    kill_and_remove("/sys/fs/cgroup");
+    if (!access("/sys/fs/cgroup/unified/cgroup.controllers",
+                F_OK)) // hybrid: the v2 half is a real v2 tree as well
+        kill_and_remove("/sys/fs/cgroup/unified");
 }
 
 int main(void) {

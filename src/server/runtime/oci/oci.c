@@ -120,8 +120,8 @@ static int find_runtime(struct oci *o, struct error *err) {
 // came to be.
 static int probe_sandbox(struct oci *o, struct error *err) {
     char key[512], id[SANDBOX_ID_SIZE], path[OCI_PATH_SIZE + 16];
-    probe_key(o->launcher.runtime, bundle_template_hash(o->bundle), o->user_namespaces, key,
-              sizeof key);
+    probe_key(o->launcher.runtime, bundle_template_hash(o->bundle), cgroups_layout(&o->cgroups),
+              o->user_namespaces, key, sizeof key);
     if (probe_remembered(o->dir, key))
         return 0;
     if (path_remove_tree(o->dir, "probe-root", err))

@@ -167,15 +167,15 @@ int probe_process(pid_t pid, uint32_t uid, bool root, struct error *err) {
 
 // ---- the remembered verdict ----
 
-void probe_key(const char *runtime, const char *profile_hash, bool user_namespaces, char *text,
-               size_t size) {
+void probe_key(const char *runtime, const char *profile_hash, const char *layout,
+               bool user_namespaces, char *text, size_t size) {
     struct utsname kernel;
     struct stat st = {.st_ino = 0};
     (void)uname(&kernel);
     (void)stat(runtime, &st);
-    (void)snprintf(text, size, "%s %s %llu %lld.%09ld %s %s", kernel.release, runtime,
+    (void)snprintf(text, size, "%s %s %llu %lld.%09ld %s cgroups %s %s", kernel.release, runtime,
                    (unsigned long long)st.st_ino, (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
-                   profile_hash, user_namespaces ? "mapped" : "plain");
+                   profile_hash, layout, user_namespaces ? "mapped" : "plain");
 }
 
 bool probe_remembered(int dir, const char *key) {

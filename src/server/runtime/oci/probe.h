@@ -24,8 +24,8 @@ int probe_kernel(struct error *err);
 int probe_process(pid_t pid, uint32_t uid, bool root, struct error *err);
 
 // The verdict of the probe sandbox is kept under a key that changes with everything it depends on.
-void probe_key(const char *runtime, const char *profile_hash, bool user_namespaces, char *text,
-               size_t size);
+void probe_key(const char *runtime, const char *profile_hash, const char *layout,
+               bool user_namespaces, char *text, size_t size);
 bool probe_remembered(int dir, const char *key);
 void probe_remember(int dir, const char *key); // failing to write costs a probe at the next start
 
