@@ -43,13 +43,14 @@ static struct {
     const char *root;
     unsigned count, workers, pause_ms;
     bool keep;
-    char *volume;
+    char *volume, *user;
     struct try_box boxes[BOXES_MAX];
     atomic_uint next;
 } t = {.count = 1};
 
 static void create(struct try_box *b) {
-    static char rw[] = "/rw", ro[] = "/ro", *entrypoint[] = {"tail", "-f", "/dev/null", NULL};
+    static char from_image[] = "FROM_IMAGE=yes", rw[] = "/rw", ro[] = "/ro",
+                *entrypoint[] = {"tail", "-f", "/dev/null", NULL};
     struct sandbox_spec spec = {.refs = 1,
                                 .entrypoint = entrypoint,
                                 .entrypoint_count = 3,
@@ -62,7 +63,14 @@ static void create(struct try_box *b) {
         spec.volumes = volumes;
         spec.volume_count = 2;
     }
-    struct sandbox_root root = {.path = t.root};
+    static char nothing[] = "", workdir[] = "/srv/work/deep", *none[] = {NULL},
+                *env[] = {from_image, NULL};
+    const struct image_config config = {.env = env,
+                                        .entrypoint = none,
+                                        .cmd = none,
+                                        .user = t.user ? t.user : nothing,
+                                        .workdir = workdir};
+    struct sandbox_root root = {.path = t.root, .config = &config};
     struct error err;
     random_uuid(b->id);
     char token[65];
@@ -297,7 +305,7 @@ int main(int argc, char **argv) {
     struct error err;
     s.dns = dns;
     s.run_dir = "/run/opensandbox-try";
-    for (int c; (c = getopt(argc, argv, "+s:x:r:n:w:p:v:uk")) > 0;)
+    for (int c; (c = getopt(argc, argv, "+s:x:r:n:w:p:v:U:uk")) > 0;)
         switch (c) {
         case 's': s.state_dir = optarg; break;
         case 'x': s.execd_path = optarg; break;
@@ -310,6 +318,7 @@ int main(int argc, char **argv) {
             s.allowed_host_paths = everywhere;
             break;
         case 'u': s.user_namespace = OCI_USERNS_NEVER; break;
+        case 'U': t.user = optarg; break;
         case 'k': t.keep = true; break;
         default: return 2;
         }
