@@ -20,7 +20,7 @@
 #include "base/strbuf.h"
 #include "io/spawn.h"
 
-enum { PATH_SIZE = 512, LOG_MAX = 65536, DELETE_MS = 10000, FULL_BYTES = 65536, FULL_FILES = 8 };
+enum { PATH_SIZE = 512, LOG_MAX = 65536, FULL_BYTES = 65536, FULL_FILES = 8 };
 
 static char *const environment[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
@@ -219,15 +219,4 @@ int launch_seal(const char *path, struct error *err) {
     if (fcntl(out, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE))
         return error_errno(err, errno, "sealed copy of %s", path);
     return TAKE_FD(out);
-}
-
-int launch_delete(const struct launcher *l, const char *id, struct error *err) {
-    const char *argv[] = {l->runtime, "--root", l->state_path, "delete", "--force", id, NULL};
-    struct spawn s = {.file = l->runtime,
-                      .argv = (char *const *)argv,
-                      .envp = environment,
-                      .stdio = {-1, -1, -1},
-                      .flags = SPAWN_NEW_GROUP};
-    struct exit_status status;
-    return spawn_run(&s, NULL, 0, NULL, NULL, DELETE_MS, &status, err);
 }

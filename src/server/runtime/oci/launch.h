@@ -40,7 +40,5 @@ int launch_run(const struct launcher *l, const struct launch *q, pid_t *ret_pid,
 // A copy of the program that nothing can change: crun recognises the seals and skips its own copy
 // and second exec.
 int launch_seal(const char *path, struct error *err);
-// Runs "delete --force", the fall-back of destroy. Errors of the program are not errors.
-int launch_delete(const struct launcher *l, const char *id, struct error *err);
 
 #endif

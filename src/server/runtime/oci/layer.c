@@ -151,7 +151,7 @@ static int make_volume_points(const struct layer *l, int dir) {
         return -1;
     cleanup_close int vol = openat(dir, "vol", O_PATH | O_DIRECTORY | O_CLOEXEC);
     for (size_t i = 0; i < l->volumes->count; i++) {
-        char name[16];
+        char name[24];
         (void)snprintf(name, sizeof name, "%zu", i);
         if (vol < 0 || (l->volumes->items[i].is_directory ? make_dir(vol, name, a)
                                                           : make_file(vol, name, a, "")))
