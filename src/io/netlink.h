@@ -28,8 +28,9 @@ void netlink_attr_text(struct netlink *nl, int type, const char *text);
 struct nlattr *netlink_nest(struct netlink *nl, int type);
 void netlink_nest_end(struct netlink *nl, struct nlattr *nest);
 int netlink_commit(struct netlink *nl); // 0 or the first -errno
-// Dump request: calls each() for every message of the answer; its non-zero return ends it and is returned. -EINTR: something
-// changed meanwhile, so entries may be missing or told twice; ask again.
+// Dump request: calls each() for every message of the answer; its non-zero return ends it and is
+// returned. -EINTR: something changed meanwhile, so entries may be missing or told twice; ask
+// again.
 int netlink_dump(struct netlink *nl, int (*each)(const struct nlmsghdr *h, void *arg), void *arg);
 
 // Routed sandbox link, see oci-runtime.md 4.1. Addresses are in network byte order.
