@@ -8,7 +8,8 @@
 #include "base/strbuf.h"
 #include "base/utf8.h"
 
-enum { LINE_MAX_BYTES = 8192 };
+// A message is cut at MESSAGE_MAX_BYTES; a byte of it may become three, then six each.
+enum { MESSAGE_MAX_BYTES = 2048, LINE_MAX_BYTES = 128 * 1024 };
 
 static struct {
     enum log_level level;
@@ -75,7 +76,7 @@ static void add_text(struct strbuf *sb, const char *text) {
 void log_write(enum log_level level, const char *format, ...) {
     if (!log_enabled(level))
         return;
-    char message[LINE_MAX_BYTES / 4], when[CLOCK_TEXT_MAX];
+    char message[MESSAGE_MAX_BYTES], when[CLOCK_TEXT_MAX];
     va_list ap;
     va_start(ap, format);
     (void)vsnprintf(message, sizeof message, format, ap);

@@ -8,8 +8,11 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/random.h"
 
-enum { LINKS_MAX = 40, DEPTH_MAX = 4096 };
+// Every level of a walk or a tree holds a descriptor; whoever makes the tree does not choose how
+// many.
+enum { LINKS_MAX = 40, WALK_DEPTH_MAX = 256, TREE_DEPTH_MAX = 64, MEASURE_DEPTH_MAX = 256 };
 
 static bool fallback_forced;
 
@@ -21,34 +24,41 @@ void path_force_fallback(bool on) {
 // followed by the kernel ----
 
 struct walk {
-    int root, at; // at: directory reached so far; root itself is borrowed
+    int fds[WALK_DEPTH_MAX]; // the directories from the root (borrowed) down to where we are
+    int depth;               // of the last one
     enum path_scope scope;
     unsigned links;
-    int depth; // of `at` below root
 };
 
-static void walk_to(struct walk *w, int fd) {
-    if (w->at != w->root)
-        (void)close(w->at);
-    w->at = fd;
+static int walk_at(const struct walk *w) {
+    return w->fds[w->depth];
 }
 
-// ".." of a directory: reached by walking the remembered depth is not possible without names, so it
-// is opened and compared with the root: a rename that moves us out of the root meanwhile is noticed
-// by the depth going wrong.
+static void walk_back(struct walk *w, int depth) {
+    for (; w->depth > depth; w->depth--)
+        (void)close(w->fds[w->depth]);
+}
+
+static int walk_down(struct walk *w, const char *name) {
+    if (w->depth + 1 == WALK_DEPTH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    int fd = openat(walk_at(w), name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    w->fds[++w->depth] = fd;
+    return 0;
+}
+
+// ".." is the directory that we came from, never the one that is the parent by now: whoever moves
+// directories meanwhile would lead us out of the root.
 static int walk_up(struct walk *w) {
-    if (w->depth == 0) {
-        if (w->scope == PATH_IN_ROOT)
-            return 0;
+    if (w->depth == 0 && w->scope != PATH_IN_ROOT) {
         errno = EXDEV;
         return -1;
     }
-    int fd = w->depth == 1 ? fcntl(w->root, F_DUPFD_CLOEXEC, 3)
-                           : openat(w->at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    walk_to(w, fd);
-    w->depth--;
+    walk_back(w, w->depth ? w->depth - 1 : 0);
     return 0;
 }
 
@@ -56,7 +66,7 @@ static int walk_path(struct walk *w, const char *path, int flags, mode_t mode);
 
 static int walk_link(struct walk *w, const char *name, const char *rest, int flags, mode_t mode) {
     char target[PATH_MAX];
-    ssize_t n = readlinkat(w->at, name, target, sizeof target - 1);
+    ssize_t n = readlinkat(walk_at(w), name, target, sizeof target - 1);
     if (n < 0)
         return -1;
     target[n] = 0;
@@ -69,8 +79,7 @@ static int walk_link(struct walk *w, const char *name, const char *rest, int fla
             errno = EXDEV;
             return -1;
         }
-        walk_to(w, w->root);
-        w->depth = 0;
+        walk_back(w, 0);
     }
     cleanup_free char *joined = NULL;
     if (asprintf(&joined, "%s/%s", target, rest) < 0)
@@ -78,7 +87,8 @@ static int walk_link(struct walk *w, const char *name, const char *rest, int fla
     return walk_path(w, *rest ? joined : target, flags, mode);
 }
 
-// Opens `path` from w->at. The last component gets `flags`; the others must be directories.
+// Opens `path` from where the walk is. The last component gets `flags`; the others must be
+// directories.
 static int walk_path(struct walk *w, const char *path, int flags, mode_t mode) {
     for (;;) {
         path += strspn(path, "/");
@@ -93,33 +103,30 @@ static int walk_path(struct walk *w, const char *path, int flags, mode_t mode) {
         name[n] = 0;
         if (!n || (n == 1 && name[0] == '.')) {
             if (!*rest)
-                return openat(w->at, ".", flags & ~(O_CREAT | O_EXCL), mode);
+                return openat(walk_at(w), ".", flags & ~(O_CREAT | O_EXCL), mode);
         } else if (n == 2 && !strcmp(name, "..")) {
             if (walk_up(w) < 0)
                 return -1;
             if (!*rest)
-                return openat(w->at, ".", flags & ~(O_CREAT | O_EXCL), mode);
+                return openat(walk_at(w), ".", flags & ~(O_CREAT | O_EXCL), mode);
         } else {
             struct stat st;
-            bool there = !fstatat(w->at, name, &st, AT_SYMLINK_NOFOLLOW);
+            bool there = !fstatat(walk_at(w), name, &st, AT_SYMLINK_NOFOLLOW);
             bool follow = *rest || path[n] == '/' || !(flags & O_NOFOLLOW);
             if (there && S_ISLNK(st.st_mode) && follow && !(flags & O_EXCL && !*rest))
                 return walk_link(w, name, rest, flags, mode);
             if (!*rest)
-                return openat(w->at, name, flags | O_NOFOLLOW | (path[n] == '/' ? O_DIRECTORY : 0),
-                              mode);
-            int fd = openat(w->at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-            if (fd < 0)
+                return openat(walk_at(w), name,
+                              flags | O_NOFOLLOW | (path[n] == '/' ? O_DIRECTORY : 0), mode);
+            if (walk_down(w, name) < 0)
                 return -1;
-            walk_to(w, fd);
-            w->depth++;
         }
         path = rest;
     }
 }
 
 static int open_walking(int root, const char *path, enum path_scope scope, int flags, mode_t mode) {
-    struct walk w = {.root = root, .at = root, .scope = scope};
+    struct walk w = {.fds = {root}, .scope = scope};
     if (*path == '/' && scope != PATH_IN_ROOT) {
         errno = EXDEV;
         return -1;
@@ -129,7 +136,7 @@ static int open_walking(int root, const char *path, enum path_scope scope, int f
         return -1;
     }
     int fd = walk_path(&w, path, flags | O_CLOEXEC, mode), kept = errno;
-    walk_to(&w, root);
+    walk_back(&w, 0);
     errno = kept;
     return fd;
 }
@@ -184,35 +191,68 @@ int path_make_dirs(int root, const char *path, mode_t mode) {
 
 struct remover {
     int first_error;
+    int top;    // first directory of the tree: what lies too deep moves here
+    bool moved; // something did
 };
+
+static void remove_failed(struct remover *r, int why) {
+    r->first_error = r->first_error ? r->first_error : why;
+}
+
+// A tree can be deeper than we have descriptors: its lower part is renamed into its top and has its
+// turn there.
+static void move_to_top(struct remover *r, int at, const char *name) {
+    char fresh[33];
+    random_hex(fresh, 32);
+    if (!renameat(at, name, r->top, fresh))
+        r->moved = true;
+    else if (errno != ENOENT)
+        remove_failed(r, errno);
+}
+
+static void remove_entry(struct remover *r, int at, const char *name, unsigned depth);
+
+static void remove_contents(struct remover *r, DIR *d, unsigned depth) {
+    for (struct dirent *e; (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            remove_entry(r, dirfd(d), e->d_name, depth + 1);
+}
 
 static void remove_entry(struct remover *r, int at, const char *name, unsigned depth) {
     if (!unlinkat(at, name, 0) || errno == ENOENT)
         return;
     if (errno != EISDIR && errno != EPERM) {
-        r->first_error = r->first_error ? r->first_error : errno;
+        remove_failed(r, errno);
         return;
     }
-    int fd =
-        depth < DEPTH_MAX ? openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    if (depth == TREE_DEPTH_MAX) {
+        move_to_top(r, at, name);
+        return;
+    }
+    int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (!d) {
         if (errno != ENOENT)
-            r->first_error = r->first_error ? r->first_error : depth < DEPTH_MAX ? errno : ELOOP;
+            remove_failed(r, errno);
         if (fd >= 0)
             (void)close(fd);
         return;
     }
-    for (struct dirent *e; (e = readdir(d));)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            remove_entry(r, dirfd(d), e->d_name, depth + 1);
+    if (depth == 0)
+        r->top = fd;
+    remove_contents(r, d, depth);
+    while (depth == 0 && r->moved && !r->first_error) {
+        r->moved = false;
+        rewinddir(d);
+        remove_contents(r, d, depth);
+    }
     (void)closedir(d);
     if (unlinkat(at, name, AT_REMOVEDIR) && errno != ENOENT)
-        r->first_error = r->first_error ? r->first_error : errno;
+        remove_failed(r, errno);
 }
 
 int path_remove_tree(int at, const char *name, struct error *err) {
-    struct remover r = {0};
+    struct remover r = {.top = -1};
     remove_entry(&r, at, name, 0);
     return r.first_error ? error_errno(err, r.first_error, "remove %s", name) : 0;
 }
@@ -233,8 +273,11 @@ static int measure_entry(struct measure *m, int at, const char *name, unsigned d
     }
     if (!S_ISDIR(st.st_mode))
         return 0;
-    int fd =
-        depth < DEPTH_MAX ? openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    if (depth == MEASURE_DEPTH_MAX) {
+        errno = EOVERFLOW;
+        return -1;
+    }
+    int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (!d) {
         if (fd >= 0)

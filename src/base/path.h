@@ -27,7 +27,8 @@ int path_make_dirs(int root, const char *path, mode_t mode);
 // rm -rf of `name` below `at` without following links or crossing to parents; a missing one is
 // fine.
 int path_remove_tree(int at, const char *name, struct error *err);
-// Bytes and entries of a tree; stops with EFBIG / EOVERFLOW past the limits.
+// Bytes and entries of a tree; stops with EFBIG / EOVERFLOW past the limits (256 levels is one,
+// too).
 int path_measure_tree(int at, const char *name, uint64_t max_bytes, uint64_t max_entries,
                       uint64_t *ret_bytes);
 // Absolute, no NUL, no "." or ".." component, no "//", no trailing '/' (but "/" itself).
