@@ -243,7 +243,7 @@ static int pairs_from_json(const json_t *j, struct pairs *ret) {
     json_t *value;
     if (!json_is_object(j))
         return -1;
-    json_object_foreach((json_t *)(uintptr_t)j, name, value) {
+    json_object_foreach((json_t *)j, name, value) {
         if (!json_is_string(value) || pairs_add(ret, name, json_string_value(value)) < 0)
             return -1;
     }
@@ -305,7 +305,7 @@ static int volume_from_json(const json_t *j, struct volume_spec *v) {
     if (!kind || (strcmp(kind, "host") != 0 && strcmp(kind, "named") != 0))
         return -1;
     v->kind = strcmp(kind, "host") == 0 ? VOLUME_HOST : VOLUME_NAMED;
-    json_object_foreach((json_t *)(uintptr_t)j, name, value) {
+    json_object_foreach((json_t *)j, name, value) {
         const struct member *m = member_named(volume_members, ARRAY_SIZE(volume_members), name);
         if (m ? member_from_json(m, value, v) < 0 : strcmp(name, "kind") != 0)
             return -1;
@@ -339,7 +339,7 @@ struct sandbox_spec *spec_from_json(const json_t *j, struct error *err) {
         (void)error_set(err, EINVAL, "sandbox spec: not an object with an entrypoint");
         return NULL;
     }
-    json_object_foreach((json_t *)(uintptr_t)j, name, value) {
+    json_object_foreach((json_t *)j, name, value) {
         const struct member *m = member_named(spec_members, ARRAY_SIZE(spec_members), name);
         int r = m                                 ? member_from_json(m, value, s)
                 : strcmp(name, "entrypoint") == 0 ? entrypoint_from_json(value, s)

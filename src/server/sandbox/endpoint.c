@@ -52,13 +52,13 @@ void lifecycle_hold_cancel(struct hold *h) {
 }
 
 void holds_drop(struct sandbox *sb) {
-    while (!list_empty(&sb->holds))
-        lifecycle_hold_cancel(LIST_ENTRY(sb->holds.next, struct hold, node));
+    for (struct list *node; (node = list_pop(&sb->holds));)
+        lifecycle_hold_cancel(LIST_ENTRY(node, struct hold, node));
 }
 
 void holds_release(struct sandbox *sb) {
-    while (!list_empty(&sb->holds))
-        hold_end(LIST_ENTRY(sb->holds.next, struct hold, node));
+    for (struct list *node; (node = list_pop(&sb->holds));)
+        hold_end(LIST_ENTRY(node, struct hold, node));
 }
 
 // ---- runtime calls that belong to no operation: they wait for nobody and change nothing ----

@@ -140,13 +140,14 @@ static void on_committed(struct change *c, const struct error *err) {
 }
 
 static int submit(struct operation *op, struct error *err) {
+    if (step_of(op)->place != STEP_LOOP) // a loop step may ask how the one before it went
+        op->step_failed = false;
     if (step_of(op)->place == STEP_WORKER) {
         op->job = (struct job){.run = on_run, .done = on_done};
         if (domain_submit(op->domain, &op->job) < 0)
             return error_server(err, ERR_OVERLOADED, "the workers' queue is full");
         return STEP_WAIT;
     }
-    op->step_failed = false;
     int r = step_of(op)->run(op, err);
     if (step_of(op)->place == STEP_LOOP || r != STEP_DONE)
         return r;

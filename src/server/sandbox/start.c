@@ -139,12 +139,12 @@ static void removed(struct teardown_wait *w, const struct error *err) {
 }
 
 static int remove_start(struct domain *d, struct sandbox *sb, struct error *err) {
-    struct teardown_wait *w = leaves_ruins() ? NULL : calloc(1, sizeof *w);
     if (leaves_ruins()) {
         expiry_clear(d, sb);
         registry_remove(d->registry, sb);
         return 0;
     }
+    struct teardown_wait *w = calloc(1, sizeof *w);
     if (!w)
         return error_errno(err, ENOMEM, "teardown");
     w->done = removed;
@@ -177,9 +177,9 @@ static void destroy_done(struct job *job) {
 }
 
 static int destroy_start(struct domain *d, const char *id, struct error *err) {
-    struct destroy *x = leaves_ruins() ? NULL : calloc(1, sizeof *x);
     if (leaves_ruins())
         return 0;
+    struct destroy *x = calloc(1, sizeof *x);
     if (!x)
         return error_errno(err, ENOMEM, "destroy");
     x->domain = d;

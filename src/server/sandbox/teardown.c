@@ -48,8 +48,8 @@ static void answer(struct teardown_wait *w, const struct error *err) {
 }
 
 static void answer_all(struct teardown *t, const struct error *err) {
-    while (!list_empty(&t->waits))
-        answer(LIST_ENTRY(t->waits.next, struct teardown_wait, node), err);
+    for (struct list *node; (node = list_pop(&t->waits));)
+        answer(LIST_ENTRY(node, struct teardown_wait, node), err);
 }
 
 static void end(struct operation *op, const struct error *err) {

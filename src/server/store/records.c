@@ -47,7 +47,8 @@ void records_finish(struct record_statements *st) {
     sqlite3_finalize(st->remove);
 }
 
-static int bind_column(sqlite3_stmt *st, int at, const struct column *c, const struct sandbox_record *r) {
+static int bind_column(sqlite3_stmt *st, int at, const struct column *c,
+                       const struct sandbox_record *r) {
     const char *base = (const char *)r + c->offset;
     switch (c->type) {
     case COLUMN_ID: return sqlite3_bind_text(st, at, base, -1, SQLITE_STATIC);

@@ -166,6 +166,12 @@ static int make_file(const char *path, struct error *err) {
     return TAKE_FD(fd);
 }
 
+// Empty: SQLite fills it.
+static int make_database(const char *path, struct error *err) {
+    int fd cleanup_close = make_file(path, err);
+    return fd < 0 ? -1 : 0;
+}
+
 static int take_lock(struct store *s, const char *path, struct error *err) {
     char *name cleanup_free = NULL;
     if (asprintf(&name, "%s.lock", path) < 0)
@@ -194,7 +200,6 @@ static int start_thread(struct store *s, struct error *err) {
 
 struct store *store_open(struct loop *l, const struct store_settings *settings, struct error *err) {
     struct store *s = calloc(1, sizeof *s);
-    int file cleanup_close = -1;
     if (!s) {
         (void)error_errno(err, ENOMEM, "store");
         return NULL;
@@ -206,7 +211,7 @@ struct store *store_open(struct loop *l, const struct store_settings *settings, 
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     if (make_directory(settings->path, err) < 0 || take_lock(s, settings->path, err) < 0 ||
-        (file = make_file(settings->path, err)) < 0 ||
+        make_database(settings->path, err) < 0 ||
         !(s->db = schema_open(settings->path, settings->full_sync, err)) ||
         schema_identity(s->db, s->key, s->instance, err) < 0 ||
         records_prepare(s->db, &s->statements, err) < 0 || start_thread(s, err) < 0) {

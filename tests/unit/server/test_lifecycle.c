@@ -475,6 +475,33 @@ static void test_teardown_is_tried_again(void **state) {
     world_close(&w);
 }
 
+// The real limit of 10 s: two runs of it at once, one with Stopping on disk, one without.
+static void test_delete_answers_in_time(void **state) {
+    (void)state;
+    struct world w;
+    struct answer durable = {0}, not_durable = {0};
+    char one[SANDBOX_ID_SIZE], two[SANDBOX_ID_SIZE];
+    world_open(&w);
+    create_running(&w, 0, one);
+    create_running(&w, 0, two);
+    fake_hold(w.runtime, FAKE_DESTROY, true);
+    int64_t begun = clock_boot_ms();
+    lifecycle_delete(w.domain, one, answered, &durable);
+    UNTIL(&w, fake_count(w.runtime, FAKE_DESTROY) == 1);
+    disk_full(true);
+    lifecycle_delete(w.domain, two, answered, &not_durable);
+    UNTIL(&w, fake_count(w.runtime, FAKE_DESTROY) == 2); // a full disk does not hold it up
+    disk_full(false);
+    UNTIL(&w, durable.times && not_durable.times);
+    assert_in_range(clock_boot_ms() - begun, 9900, 20000);
+    assert_int_equal(durable.error.kind, 0);
+    assert_string_equal(not_durable.error.code, "FAKE::SANDBOX_DELETE_FAILED");
+    fake_hold(w.runtime, FAKE_DESTROY, false);
+    assert_nothing_left(&w);
+    assert_int_equal(durable.times + not_durable.times, 2);
+    world_close(&w);
+}
+
 static void logged(const char *text, size_t len, const struct error *err, void *arg) {
     *(int *)arg = err ? -1 : (int)len;
     assert_true(err || strncmp(text, "log of ", 7) == 0);
@@ -569,6 +596,7 @@ int main(void) {
         cmocka_unit_test(test_exit),
         cmocka_unit_test(test_exit_while_deleting),
         cmocka_unit_test(test_teardown_is_tried_again),
+        cmocka_unit_test(test_delete_answers_in_time),
         cmocka_unit_test(test_reaching),
         cmocka_unit_test(test_tokens),
         cmocka_unit_test(test_stop_under_load),
