@@ -67,8 +67,8 @@ static void test_renew_at_the_tick(void **state) {
     world_open(&w);
     create_running(&w, 3600, id);
     fake_hold(w.runtime, FAKE_PAUSE, true);
-    renew(&w, id, 60);
-    int64_t old = clock_wall_us() + 60000;
+    renew(&w, id, 1500);
+    int64_t old = clock_wall_us() + 1500000;
     lifecycle_pause(w.domain, id, answered, &b); // what the renewal has to wait for
     UNTIL(&w, fake_count(w.runtime, FAKE_PAUSE) == 1);
     lifecycle_renew(w.domain, id, old + 3600000000, answered, &a);
@@ -78,8 +78,8 @@ static void test_renew_at_the_tick(void **state) {
     UNTIL(&w, a.times && b.times);
     assert_int_equal(a.error.kind, 0);
     create_running(&w, 3600, id);
-    renew(&w, id, 40);
-    old = clock_wall_us() + 40000;
+    renew(&w, id, 1000);
+    old = clock_wall_us() + 1000000;
     disk_full(true); // a renewal that fails does not keep it
     lifecycle_renew(w.domain, id, old + 3600000000, answered, &c);
     UNTIL(&w, c.times);
