@@ -134,9 +134,9 @@ int loop_init(struct loop *l, struct error *err) {
 }
 
 void loop_run(struct loop *l) {
-    l->stopping = false;
-    while (!l->stopping)
+    while (!l->stopping) // a stop before the run counts
         (void)uv_run(&l->uv, UV_RUN_ONCE);
+    l->stopping = false;
 }
 
 void loop_stop(struct loop *l) {

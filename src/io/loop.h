@@ -35,7 +35,7 @@ struct loop {
 };
 
 int loop_init(struct loop *l, struct error *err);
-void loop_run(struct loop *l); // until loop_stop()
+void loop_run(struct loop *l); // until loop_stop(), which may have come before
 void loop_stop(struct loop *l);
 // Runs what is due now without waiting; for tests. Returns after one iteration.
 void loop_step(struct loop *l);

@@ -27,6 +27,7 @@ struct launch {
     const struct spawn *s;
     const char *step; // what failed
     int error;
+    int exec_fd;
     char path[4096];
 };
 
@@ -46,6 +47,8 @@ static int arrange_descriptors(struct launch *l) {
         if ((high[i] = fcntl(fd < 0 ? null : fd, F_DUPFD_CLOEXEC, AWAY)) < 0)
             return fail(l, "descriptors");
     }
+    if (s->exec_fd > 0 && (l->exec_fd = fcntl(s->exec_fd, F_DUPFD_CLOEXEC, AWAY)) < 0)
+        return fail(l, "descriptors");
     for (int i = 0; i < n; i++)
         if (dup2(high[i], i) < 0)
             return fail(l, "descriptors");
@@ -62,7 +65,8 @@ static int become(struct launch *l) {
         return fail(l, "setsid");
     if (s->flags & SPAWN_TTY && ioctl(0, TIOCSCTTY, 0) < 0)
         return fail(l, "controlling terminal");
-    if (s->flags & SPAWN_NEW_GROUP && setpgid(0, 0) < 0)
+    // the leader of a session leads a group already, and may not be told so again
+    if ((s->flags & (SPAWN_NEW_GROUP | SPAWN_NEW_SESSION)) == SPAWN_NEW_GROUP && setpgid(0, 0) < 0)
         return fail(l, "setpgid");
     if (s->nofile_soft) {
         struct rlimit limit;
@@ -84,6 +88,8 @@ static int become(struct launch *l) {
         if (syscall(SYS_setresuid, s->uid, s->uid, s->uid) < 0)
             return fail(l, "setuid");
     }
+    if (s->flags & SPAWN_DIE_WITH_US && prctl(PR_SET_PDEATHSIG, SIGKILL)) // a new user clears it
+        return fail(l, "prctl");
     return 0;
 }
 
@@ -130,14 +136,12 @@ static int child_main(void *arg) {
     struct launch *l = arg;
     const struct spawn *s = l->s;
     const char *file = s->file ? s->file : s->argv[0], *step = "prepare";
-    if (s->flags & SPAWN_DIE_WITH_US && prctl(PR_SET_PDEATHSIG, SIGKILL))
-        fail(l, "prctl");
-    else if (s->prepare && s->prepare(s->prepare_arg, &step) < 0)
+    if (s->prepare && s->prepare(s->prepare_arg, &step) < 0)
         fail(l, step);
     else if (!arrange_descriptors(l) && !become(l)) {
         default_signals();
         if (s->exec_fd > 0)
-            (void)syscall(SYS_execveat, s->exec_fd, "", s->argv, s->envp, AT_EMPTY_PATH);
+            (void)syscall(SYS_execveat, l->exec_fd, "", s->argv, s->envp, AT_EMPTY_PATH);
         else if (s->flags & SPAWN_SEARCH_PATH && !strchr(file, '/'))
             exec_searching(l, file);
         else
@@ -148,7 +152,7 @@ static int child_main(void *arg) {
 }
 
 int spawn_start(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err) {
-    struct launch l = {.s = s};
+    struct launch l = {.s = s, .exec_fd = s->exec_fd};
     sigset_t all, old;
     int pidfd = -1;
     char *stack =
@@ -241,35 +245,35 @@ static void feed(struct running *r) {
     }
 }
 
-// Until the child has ended and its pipes are empty. -1 with ETIMEDOUT.
+// Until the child has ended and its pipes are empty. -1 with ETIMEDOUT while it lives.
 static int exchange_all(struct running *r, int64_t end, struct exit_status *ret) {
-    bool alive = true;
-    while (alive || r->out >= 0 || r->errors >= 0) {
+    for (bool alive = true;;) {
         struct pollfd p[] = {{.fd = r->in, .events = POLLOUT},
                              {.fd = r->out, .events = POLLIN},
                              {.fd = r->errors, .events = POLLIN},
                              {.fd = alive ? r->pidfd : -1, .events = POLLIN}};
-        int64_t left = end - clock_boot_ms();
-        if (left <= 0) {
+        int64_t left =
+            alive ? end - clock_boot_ms() : 0; // grandchildren may hold the pipes for ever
+        if (alive && left <= 0) {
             errno = ETIMEDOUT;
             return -1;
         }
-        if (poll(p, ARRAY_SIZE(p), left > INT32_MAX ? INT32_MAX : (int)left) <= 0)
-            continue;
-        if (p[0].revents)
+        int n = poll(p, ARRAY_SIZE(p), left > INT32_MAX ? INT32_MAX : (int)left);
+        if (n > 0 && p[0].revents)
             feed(r);
-        if (p[1].revents)
+        if (n > 0 && p[1].revents)
             drain(&r->out, r->sb[0]);
-        if (p[2].revents)
+        if (n > 0 && p[2].revents)
             drain(&r->errors, r->sb[1]);
-        if (p[3].revents && spawn_wait(r->pidfd, 0, ret) == 0)
-            alive = false;
-        if (!alive && !p[1].revents && !p[2].revents)
-            break; // grandchildren may hold the pipes for ever
+        if (!alive && (n == 0 || (!p[1].revents && !p[2].revents) || clock_boot_ms() >= end))
+            return 0;
+        if (n > 0 && p[3].revents) {
+            if (spawn_wait(r->pidfd, 0, ret) == 0)
+                alive = false;
+            else if (errno != ETIMEDOUT)
+                return -1;
+        }
     }
-    if (!alive)
-        return 0;
-    return spawn_wait(r->pidfd, end > clock_boot_ms() ? end - clock_boot_ms() : 0, ret);
 }
 
 int spawn_run(const struct spawn *s, const char *input, size_t input_len, struct strbuf *out,

@@ -12,6 +12,7 @@ struct stream {
     uv_poll_t poll; // first: freed in its close callback
     int fd;
     unsigned wanted;
+    bool armed; // the handle is told what is wanted
     stream_ready_fn *ready;
     void *arg;
 };
@@ -20,14 +21,21 @@ static void on_closed(uv_handle_t *h) {
     free(h);
 }
 
+static void arm(struct stream *s);
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct stream *s = CONTAINER_OF(poll, struct stream, poll);
     unsigned seen = status < 0 ? s->wanted
                                : ((unsigned)events & UV_READABLE ? STREAM_READABLE : 0u) |
                                      ((unsigned)events & UV_WRITABLE ? STREAM_WRITABLE : 0u);
     seen &= s->wanted;
+    if (status <
+        0) // libuv stopped the handle; what was received before the error is still to be read
+        s->armed = false;
     if (seen && s->ready)
         s->ready(s, seen, s->arg);
+    if (s->fd >= 0) // closed inside the call: freed in a later phase of this turn
+        arm(s);
 }
 
 struct stream *stream_open(struct loop *l, int fd, stream_ready_fn *ready, void *arg) {
@@ -58,16 +66,24 @@ void stream_set_owner(struct stream *s, stream_ready_fn *ready, void *arg) {
     s->arg = arg;
 }
 
+static void arm(struct stream *s) {
+    if (s->armed)
+        return;
+    s->armed = true;
+    int mask = (s->wanted & STREAM_READABLE ? UV_READABLE : 0) |
+               (s->wanted & STREAM_WRITABLE ? UV_WRITABLE : 0);
+    if (mask)
+        (void)uv_poll_start(&s->poll, mask, on_poll); // fails on closing handles only
+    else
+        (void)uv_poll_stop(&s->poll);
+}
+
 void stream_want(struct stream *s, unsigned events) {
     if (events == s->wanted)
         return;
     s->wanted = events;
-    int mask =
-        (events & STREAM_READABLE ? UV_READABLE : 0) | (events & STREAM_WRITABLE ? UV_WRITABLE : 0);
-    if (mask)
-        (void)uv_poll_start(&s->poll, mask, on_poll);
-    else
-        (void)uv_poll_stop(&s->poll);
+    s->armed = false;
+    arm(s);
 }
 
 ssize_t stream_read(struct stream *s, void *data, size_t size) {

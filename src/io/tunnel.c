@@ -10,6 +10,7 @@ struct half {
     size_t begin, end;
     uint64_t total;
     bool eof, over; // eof: nothing more comes; over: and that was passed on
+    bool broken;    // `to` takes nothing any more
 };
 
 struct tunnel {
@@ -44,12 +45,20 @@ static void on_idle(struct timer *timer) {
     finish(CONTAINER_OF(timer, struct tunnel, idle), PUMP_IDLE);
 }
 
-// Writes what waits. -1 when the peer is broken.
-static int flush(struct half *h) {
+// The receiver is gone, but what it said last may still wait to be read: only this direction ends.
+static void give_up(struct half *h) {
+    h->begin = h->end = 0;
+    h->eof = h->over = h->broken = true;
+}
+
+static void flush(struct half *h) {
     while (h->begin < h->end) {
         ssize_t n = stream_write(h->to, h->buffer + h->begin, h->end - h->begin);
-        if (n < 0)
-            return errno == EAGAIN ? 0 : -1;
+        if (n < 0) {
+            if (errno != EAGAIN)
+                give_up(h);
+            return;
+        }
         h->begin += (size_t)n;
         h->total += (uint64_t)n;
     }
@@ -58,68 +67,60 @@ static int flush(struct half *h) {
         h->over = true;
         (void)stream_shutdown(h->to); // a peer that is gone already shows at its own reads
     }
+}
+
+// Reads until there is no room or nothing to read, writing as it goes. -1: the sender broke.
+static int move(struct half *h, size_t size) {
+    flush(h);
+    for (int rounds = 0; rounds < 8 && h->begin == h->end && !h->eof; rounds++) {
+        ssize_t n = stream_read(h->from, h->buffer, size); // 8: fair to the loop's other streams
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -1;
+        h->begin = 0;
+        h->end = (size_t)n;
+        h->eof = n == 0;
+        flush(h);
+        if ((size_t)n < size) // it had no more; the poll tells of what comes
+            break;
+    }
     return 0;
 }
 
-// Reads until there is no room or nothing to read, writing as it goes. 1: moved something, 0:
-// nothing, -1 read, -2 write failed.
-static int move(struct half *h, size_t size) {
-    int moved = 0;
-    for (int rounds = 0; rounds < 8; rounds++) { // fair to the other connections of the loop
-        if (h->begin == h->end && !h->eof) {
-            ssize_t n = stream_read(h->from, h->buffer, size);
-            if (n < 0)
-                return errno == EAGAIN ? moved : -1;
-            h->begin = 0;
-            h->end = (size_t)n;
-            h->eof = n == 0;
-            moved = 1;
-        }
-        if (flush(h) < 0)
-            return -2;
-        if (h->begin < h->end || h->eof)
-            break;
-    }
-    return moved;
-}
-
-static void update(struct tunnel *t) {
+static void update(const struct tunnel *t) {
     for (int i = 0; i < 2; i++) {
-        struct half *in = &t->half[i],
-                    *out = &t->half[!i]; // of the same stream: what it sends, what it is sent
+        const struct half *in = &t->half[i],
+                          *out = &t->half[!i]; // of the same stream: what it sends, what it is sent
         stream_want(in->from, (!in->eof && in->begin == in->end ? STREAM_READABLE : 0u) |
                                   (out->begin < out->end ? STREAM_WRITABLE : 0u));
     }
 }
 
-static void turn(struct tunnel *t) {
-    int moved = 0;
+// Works on the directions that `events` of `s` concern; all of them when s is NULL.
+static void turn(struct tunnel *t, const struct stream *s, unsigned events) {
     for (int i = 0; i < 2; i++) {
-        int r = move(&t->half[i], t->size);
-        if (r < 0) {
-            finish(t, r == -1 ? PUMP_READ_FAILED : PUMP_WRITE_FAILED);
+        struct half *h = &t->half[i];
+        bool concerned = !s || (h->from == s && events & STREAM_READABLE) ||
+                         (h->to == s && events & STREAM_WRITABLE);
+        if (concerned && move(h, t->size) < 0) {
+            finish(t, PUMP_READ_FAILED);
             return;
         }
-        moved |= r;
     }
     if (t->half[0].over && t->half[1].over) {
-        finish(t, PUMP_EOF);
+        finish(t, t->half[0].broken || t->half[1].broken ? PUMP_WRITE_FAILED : PUMP_EOF);
         return;
     }
-    if (moved && t->idle_ms > 0)
+    if (t->idle_ms > 0)
         timer_start(t->loop, &t->idle, t->idle_ms, on_idle);
     update(t);
 }
 
 static void on_ready(struct stream *s, unsigned events, void *arg) {
-    (void)s;
-    (void)events;
-    turn(arg);
+    turn(arg, s, events);
 }
 
 static void first_turn(struct loop_task *task) {
-    struct tunnel *t = CONTAINER_OF(task, struct tunnel, grave);
-    turn(t);
+    turn(CONTAINER_OF(task, struct tunnel, grave), NULL, 0);
 }
 
 // `early` bytes were read from half[].from before the tunnel began.
@@ -150,8 +151,6 @@ struct tunnel *tunnel_start(struct loop *l, struct stream *a, struct stream *b, 
     }
     stream_set_owner(a, on_ready, t);
     stream_set_owner(b, on_ready, t);
-    if (idle_ms > 0)
-        timer_start(l, &t->idle, idle_ms, on_idle);
     t->grave.run = first_turn; // done() is never called from inside this call
     loop_defer(l, &t->grave);
     return t;

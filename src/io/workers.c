@@ -90,7 +90,7 @@ int workers_submit(struct workers *w, struct job *job) {
     job->workers = w;
     job->task = (struct loop_task){.run = on_done};
     pthread_mutex_lock(&w->lock);
-    bool full = w->waiting >= w->queue_max;
+    bool full = w->waiting >= w->queue_max || w->ending; // nobody would run it any more
     if (!full) {
         list_push_back(&w->queue, &job->node);
         w->waiting++;
