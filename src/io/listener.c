@@ -82,7 +82,7 @@ void listener_close(struct listener *li) {
 }
 
 unsigned listener_port(const struct listener *li) {
-    struct sockaddr_storage at;
+    struct sockaddr_storage at = {0};
     socklen_t size = sizeof at;
     if (getsockname(stream_fd(li->stream), (struct sockaddr *)&at, &size) < 0)
         return 0;

@@ -59,6 +59,26 @@ static int arrange_descriptors(struct launch *l) {
     return 0;
 }
 
+static int limit_descriptors(uint64_t soft) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return -1;
+    limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
+    return setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Raw calls: glibc's wrappers would change the ids of our own threads too (signals to all of them).
+static int set_user(struct launch *l) {
+    const struct spawn *s = l->s;
+    if (syscall(SYS_setgroups, s->group_count, s->groups) < 0)
+        return fail(l, "setgroups");
+    if (syscall(SYS_setresgid, s->gid, s->gid, s->gid) < 0)
+        return fail(l, "setgid");
+    if (syscall(SYS_setresuid, s->uid, s->uid, s->uid) < 0)
+        return fail(l, "setuid");
+    return 0;
+}
+
 static int become(struct launch *l) {
     const struct spawn *s = l->s;
     if (s->flags & SPAWN_NEW_SESSION && setsid() < 0)
@@ -68,26 +88,12 @@ static int become(struct launch *l) {
     // the leader of a session leads a group already, and may not be told so again
     if ((s->flags & (SPAWN_NEW_GROUP | SPAWN_NEW_SESSION)) == SPAWN_NEW_GROUP && setpgid(0, 0) < 0)
         return fail(l, "setpgid");
-    if (s->nofile_soft) {
-        struct rlimit limit;
-        if (getrlimit(RLIMIT_NOFILE, &limit))
-            return fail(l, "getrlimit");
-        limit.rlim_cur = s->nofile_soft < limit.rlim_max ? s->nofile_soft : limit.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &limit))
-            return fail(l, "setrlimit");
-    }
+    if (s->nofile_soft && limit_descriptors(s->nofile_soft) < 0)
+        return fail(l, "descriptor limit");
     if (s->cwd && chdir(s->cwd))
         return fail(l, "working directory");
-    // raw calls: glibc's wrappers would change the ids of our own threads too (signals to all of
-    // them)
-    if (s->flags & SPAWN_SET_USER) {
-        if (syscall(SYS_setgroups, s->group_count, s->groups) < 0)
-            return fail(l, "setgroups");
-        if (syscall(SYS_setresgid, s->gid, s->gid, s->gid) < 0)
-            return fail(l, "setgid");
-        if (syscall(SYS_setresuid, s->uid, s->uid, s->uid) < 0)
-            return fail(l, "setuid");
-    }
+    if (s->flags & SPAWN_SET_USER && set_user(l) < 0)
+        return -1;
     if (s->flags & SPAWN_DIE_WITH_US && prctl(PR_SET_PDEATHSIG, SIGKILL)) // a new user clears it
         return fail(l, "prctl");
     return 0;
@@ -155,8 +161,9 @@ int spawn_start(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct er
     struct launch l = {.s = s, .exec_fd = s->exec_fd};
     sigset_t all, old;
     int pidfd = -1;
-    char *stack =
-        mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    const int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK;
+    // cppcheck-suppress invalidFunctionArg ; -1 is what MAP_ANONYMOUS asks for
+    char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, kind, -1, 0);
     if (stack == MAP_FAILED)
         return error_errno(err, errno, "spawn");
     sigfillset(&all);
@@ -192,9 +199,8 @@ int spawn_wait(int pidfd, int64_t time_out_ms, struct exit_status *ret) {
             return -1;
         }
         if (info.si_pid) {
-            *ret = info.si_code == CLD_EXITED
-                       ? (struct exit_status){.code = info.si_status}
-                       : (struct exit_status){.code = -1, .signal = info.si_status};
+            *ret = (struct exit_status){.code = -1};
+            *(info.si_code == CLD_EXITED ? &ret->code : &ret->signal) = info.si_status;
             return 0;
         }
         int64_t left = end - clock_boot_ms();
@@ -209,12 +215,29 @@ int spawn_wait(int pidfd, int64_t time_out_ms, struct exit_status *ret) {
 
 // ---- spawn_run ----
 
+enum { IN, OUT, ERRORS }; // the child's descriptors, and their pipes
+
 struct running {
-    int in, out, errors, pidfd;
+    int pipe[3][2];
+    int pidfd;
     const char *input;
     size_t input_len;
-    struct strbuf *sb[2];
+    struct strbuf *sb[3];
 };
+
+static void close_end(int *fd) {
+    if (*fd >= 0)
+        (void)close(*fd); // pipes hold nothing that a close could lose
+    *fd = -1;
+}
+
+static void running_clear(struct running *r) {
+    for (int i = 0; i < 3; i++) {
+        close_end(&r->pipe[i][0]);
+        close_end(&r->pipe[i][1]);
+    }
+    close_end(&r->pidfd);
+}
 
 // Reads once from a pipe into sb, dropping what does not fit. Closes at the end.
 static void drain(int *fd, struct strbuf *sb) {
@@ -223,113 +246,92 @@ static void drain(int *fd, struct strbuf *sb) {
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return;
     if (n <= 0) {
-        (void)close(*fd);
-        *fd = -1;
+        close_end(fd);
         return;
     }
     if (sb) {
         size_t room = sb->max - sb->len;
-        (void)strbuf_add(sb, piece, (size_t)n < room ? (size_t)n : room);
+        (void)strbuf_add(sb, piece, (size_t)n < room ? (size_t)n : room); // `failed` tells
     }
 }
 
 static void feed(struct running *r) {
-    ssize_t n = write(r->in, r->input, r->input_len);
+    ssize_t n = write(r->pipe[IN][1], r->input, r->input_len);
     if (n > 0) {
         r->input += n;
         r->input_len -= (size_t)n;
     }
-    if (!r->input_len || (n < 0 && errno != EINTR && errno != EAGAIN)) {
-        (void)close(r->in);
-        r->in = -1;
-    }
+    if (!r->input_len || (n < 0 && errno != EINTR && errno != EAGAIN))
+        close_end(&r->pipe[IN][1]);
 }
 
-// Until the child has ended and its pipes are empty. -1 with ETIMEDOUT while it lives.
+// Waits for one event and moves what is ready. Returns whether output came, or ended.
+static bool serve(struct running *r, bool alive, int64_t wait_ms, bool *ret_exit) {
+    struct pollfd p[] = {{.fd = r->pipe[IN][1], .events = POLLOUT},
+                         {.fd = r->pipe[OUT][0], .events = POLLIN},
+                         {.fd = r->pipe[ERRORS][0], .events = POLLIN},
+                         {.fd = alive ? r->pidfd : -1, .events = POLLIN}};
+    *ret_exit = false;
+    if (poll(p, ARRAY_SIZE(p), wait_ms > INT32_MAX ? INT32_MAX : (int)wait_ms) <= 0)
+        return false;
+    if (p[IN].revents)
+        feed(r);
+    for (int i = OUT; i <= ERRORS; i++)
+        if (p[i].revents)
+            drain(&r->pipe[i][0], r->sb[i]);
+    *ret_exit = p[3].revents;
+    return p[OUT].revents || p[ERRORS].revents;
+}
+
+// Until the child has ended and its pipes are empty; grandchildren may hold them open for ever. -1
+// with ETIMEDOUT while it lives.
 static int exchange_all(struct running *r, int64_t end, struct exit_status *ret) {
-    for (bool alive = true;;) {
-        struct pollfd p[] = {{.fd = r->in, .events = POLLOUT},
-                             {.fd = r->out, .events = POLLIN},
-                             {.fd = r->errors, .events = POLLIN},
-                             {.fd = alive ? r->pidfd : -1, .events = POLLIN}};
-        int64_t left =
-            alive ? end - clock_boot_ms() : 0; // grandchildren may hold the pipes for ever
-        if (alive && left <= 0) {
+    for (bool alive = true, ended;;) {
+        int64_t left = end - clock_boot_ms();
+        if (left <= 0 && !alive)
+            return 0;
+        if (left <= 0) {
             errno = ETIMEDOUT;
             return -1;
         }
-        int n = poll(p, ARRAY_SIZE(p), left > INT32_MAX ? INT32_MAX : (int)left);
-        if (n > 0 && p[0].revents)
-            feed(r);
-        if (n > 0 && p[1].revents)
-            drain(&r->out, r->sb[0]);
-        if (n > 0 && p[2].revents)
-            drain(&r->errors, r->sb[1]);
-        if (!alive && (n == 0 || (!p[1].revents && !p[2].revents) || clock_boot_ms() >= end))
+        bool output = serve(r, alive, alive ? left : 0, &ended);
+        if (!alive && !output)
             return 0;
-        if (n > 0 && p[3].revents) {
-            if (spawn_wait(r->pidfd, 0, ret) == 0)
-                alive = false;
-            else if (errno != ETIMEDOUT)
-                return -1;
-        }
+        if (ended && spawn_wait(r->pidfd, 0, ret) == 0)
+            alive = false;
+        else if (ended && errno != ETIMEDOUT)
+            return -1;
     }
 }
 
 int spawn_run(const struct spawn *s, const char *input, size_t input_len, struct strbuf *out,
               struct strbuf *errors, int64_t time_out_ms, struct exit_status *ret,
               struct error *err) {
-    cleanup_close int in0 = -1;
-    cleanup_close int in1 = -1;
-    cleanup_close int out0 = -1;
-    cleanup_close int out1 = -1;
-    cleanup_close int err0 = -1;
-    cleanup_close int err1 = -1;
-    int pipes[3][2];
-    for (int i = 0; i < 3; i++)
-        if (pipe2(pipes[i], O_CLOEXEC) < 0) {
-            int why = errno;
-            while (i-- > 0) {
-                (void)close(pipes[i][0]);
-                (void)close(pipes[i][1]);
-            }
-            return error_errno(err, why, "pipe");
-        }
-    in0 = pipes[0][0], in1 = pipes[0][1], out0 = pipes[1][0], out1 = pipes[1][1],
-    err0 = pipes[2][0], err1 = pipes[2][1];
-    (void)fcntl(in1, F_SETFL, O_NONBLOCK); // fresh pipes take flags
+    cleanup(running_clear) struct running r = {.pipe = {{-1, -1}, {-1, -1}, {-1, -1}},
+                                               .pidfd = -1,
+                                               .input = input ? input : "",
+                                               .input_len = input_len,
+                                               .sb = {NULL, out, errors}};
     struct spawn own = *s;
-    own.stdio[0] = in0;
-    own.stdio[1] = out1;
-    own.stdio[2] = err1;
-    own.flags |= SPAWN_NEW_GROUP;
     pid_t pid;
-    int pidfd;
-    if (spawn_start(&own, &pid, &pidfd, err) < 0)
+    for (int i = 0; i < 3; i++) {
+        if (pipe2(r.pipe[i], O_CLOEXEC) < 0)
+            return error_errno(err, errno, "pipe");
+        own.stdio[i] = r.pipe[i][i != IN];
+    }
+    (void)fcntl(r.pipe[IN][1], F_SETFL, O_NONBLOCK); // fresh pipes take flags
+    own.flags |= SPAWN_NEW_GROUP;
+    if (spawn_start(&own, &pid, &r.pidfd, err) < 0)
         return -1;
-    cleanup_close int held = pidfd;
-    (void)close(TAKE_FD(in0));
-    (void)close(TAKE_FD(out1));
-    (void)close(TAKE_FD(err1));
-    struct running r = {.in = TAKE_FD(in1),
-                        .out = TAKE_FD(out0),
-                        .errors = TAKE_FD(err0),
-                        .pidfd = pidfd,
-                        .input = input ? input : "",
-                        .input_len = input_len,
-                        .sb = {out, errors}};
+    for (int i = 0; i < 3; i++)
+        close_end(&r.pipe[i][i != IN]);
     if (!input_len)
         feed(&r);
-    int result = exchange_all(&r, time_out_ms < 0 ? INT64_MAX : clock_boot_ms() + time_out_ms, ret),
-        why = errno;
-    in1 = r.in;
-    out0 = r.out;
-    err0 = r.errors;
-    if (result < 0) {
-        (void)kill(-pid, SIGKILL); // the group may be gone
-        (void)spawn_wait(pidfd, -1, ret);
-        return error_set(err, why, "%s: %s", s->file ? s->file : s->argv[0],
-                         why == ETIMEDOUT ? "timed out" : strerrordesc_np(why));
-    }
-    return 0;
+    if (exchange_all(&r, time_out_ms < 0 ? INT64_MAX : clock_boot_ms() + time_out_ms, ret) == 0)
+        return 0;
+    int why = errno;
+    (void)kill(-pid, SIGKILL); // the group may be gone
+    (void)spawn_wait(r.pidfd, -1, ret);
+    return error_set(err, why, "%s: %s", s->file ? s->file : s->argv[0],
+                     why == ETIMEDOUT ? "timed out" : strerrordesc_np(why));
 }

@@ -105,7 +105,7 @@ ssize_t stream_writev(struct stream *s, const struct iovec *iov, int count) {
 }
 
 ssize_t stream_write(struct stream *s, const void *data, size_t size) {
-    struct iovec one = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
+    struct iovec one = {.iov_base = (void *)data, .iov_len = size};
     return stream_writev(s, &one, 1);
 }
 
@@ -246,5 +246,5 @@ int listen_tcp(const char *host, unsigned port, int backlog, struct error *err) 
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) ||
         bind(fd, (struct sockaddr *)&at, size) || listen(fd, backlog))
         return error_errno(err, errno, "listen on %s port %u", host, port);
-    return TAKE_FD(fd);
+    return TAKE_FD(fd); // cppcheck-suppress resourceLeak ; taken
 }

@@ -103,8 +103,7 @@ int workers_submit(struct workers *w, struct job *job) {
 }
 
 size_t workers_waiting(const struct workers *w) {
-    struct workers *mutable =
-        (struct workers *)(uintptr_t)w; // the lock is not part of what callers see
+    struct workers *mutable = (struct workers *)w; // the lock is not part of what callers see
     pthread_mutex_lock(&mutable->lock);
     size_t n = w->waiting;
     pthread_mutex_unlock(&mutable->lock);
