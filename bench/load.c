@@ -1,16 +1,19 @@
-// load: drives a server the way a client would, and prints one JSON line: {"samples_ms": [...], "cpu_ms": N, "wall_ms": N}.
+// load: drives a server the way a client would, and prints one JSON line: {"samples_ms": [...],
+// "cpu_ms": N, "wall_ms": N}.
 //
 //   load PORT KEYFILE IMAGE MODE COUNT [PAUSE_MS]
-//     create   POST to 200 of /ping at the endpoint, each deleted before the next, PAUSE_MS of quiet before each;
+//     create   POST to 200 of /ping at the endpoint, each deleted before the next, PAUSE_MS of
+//     quiet before each;
 //              a second list "delete_ms" holds the deletes
 //     output   create, then the first byte of the first command's output
-//     burst    COUNT creates at once; samples are milliseconds since the start of the burst until ready
-//     echo     COUNT times `echo hi` in one sandbox
-//     health   GET /health, PAUSE_MS between two, COUNT times
-//     many     COUNT idle sandboxes, 8 at a time; they stay (delete with `purge`)
+//     burst    COUNT creates at once; samples are milliseconds since the start of the burst until
+//     ready echo     COUNT times `echo hi` in one sandbox health   GET /health, PAUSE_MS between
+//     two, COUNT times many     COUNT idle sandboxes, 8 at a time; they stay (delete with `purge`)
 //     purge    deletes everything that is listed
-// Blocking clients on threads: the driver measures, it does not compete. The key never stands on a command line.
+// Blocking clients on threads: the driver measures, it does not compete. The key never stands on a
+// command line.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -36,7 +39,9 @@ static struct {
     atomic_long next, failures;
 } load;
 
-static double since_ms(int64_t ns) { return (double)(clock_boot_ns() - ns) / 1e6; }
+static double since_ms(int64_t ns) {
+    return (double)(clock_boot_ns() - ns) / 1e6;
+}
 
 static struct http_client *dial(void) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)load.port)};
@@ -46,20 +51,22 @@ static struct http_client *dial(void) {
         perror("connect");
         exit(1);
     }
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)); // only latency suffers when it fails
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1},
+                     sizeof(int)); // only latency suffers when it fails
     return http_client_new(fd);
 }
 
 // Sends a request; the status, 0 when the connection failed. The reply's body is in *body.
-static unsigned ask(struct http_client *c, const char *method, const char *target, const char *fields, const char *data,
-                    struct strbuf *body) {
+static unsigned ask(struct http_client *c, const char *method, const char *target,
+                    const char *fields, const char *data, struct strbuf *body) {
     struct error err;
     unsigned status = 0;
     char headers[1024];
     (void)snprintf(headers, sizeof headers, "OPEN-SANDBOX-API-KEY: %s\r\n%s%s", load.key,
                    data ? "Content-Type: application/json\r\n" : "", fields);
     strbuf_clear(body);
-    if (http_client_request(c, method, target, headers, data, data ? strlen(data) : 0, &status, body, TIME_OUT_MS, &err) < 0) {
+    if (http_client_request(c, method, target, headers, data, data ? strlen(data) : 0, &status,
+                            body, TIME_OUT_MS, &err) < 0) {
         fprintf(stderr, "%s %s: %s\n", method, target, err.message);
         return 0;
     }
@@ -73,7 +80,8 @@ struct box {
 static bool create(struct http_client *c, struct box *b, struct strbuf *body) {
     char text[1024], target[128];
     (void)snprintf(text, sizeof text,
-                   "{\"image\":{\"uri\":\"%s\"},\"entrypoint\":[\"tail\",\"-f\",\"/dev/null\"],\"timeout\":3600,"
+                   "{\"image\":{\"uri\":\"%s\"},\"entrypoint\":[\"tail\",\"-f\",\"/dev/"
+                   "null\"],\"timeout\":3600,"
                    "\"resourceLimits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"}}",
                    load.image);
     if (ask(c, "POST", "/v1/sandboxes", "", text, body) != 202) {
@@ -87,7 +95,8 @@ static bool create(struct http_client *c, struct box *b, struct strbuf *body) {
         return false;
     cleanup_json json_t *end = json_loadb(body->data, body->len, 0, NULL);
     json_t *token = json_object_get(json_object_get(end, "headers"), "X-EXECD-ACCESS-TOKEN");
-    (void)snprintf(b->fields, sizeof b->fields, "X-EXECD-ACCESS-TOKEN: %s\r\n", json_string_value(token));
+    (void)snprintf(b->fields, sizeof b->fields, "X-EXECD-ACCESS-TOKEN: %s\r\n",
+                   json_string_value(token));
     (void)snprintf(target, sizeof target, "/v1/sandboxes/%s/proxy/44772/ping", b->id);
     return ask(c, "GET", target, b->fields, NULL, body) == 200;
 }
@@ -131,7 +140,9 @@ static bool echo(struct http_client *c, const struct box *b, struct first *f) {
 
 static void pause_quiet(void) {
     struct timespec t = {load.pause_ms / 1000, load.pause_ms % 1000 * 1000000};
-    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL); // quiet between samples is what is measured, not a wait for a state
+    (void)clock_nanosleep(
+        CLOCK_MONOTONIC, 0, &t,
+        NULL); // quiet between samples is what is measured, not a wait for a state
 }
 
 static bool one_sample(struct http_client *c, struct strbuf *body, long i, bool output) {
@@ -225,14 +236,17 @@ static void healths(struct http_client *c, struct strbuf *body) {
 static void print(const char *mode) {
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1e3 + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e3;
+    double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1e3 +
+                 (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e3;
     cleanup_json json_t *samples = json_array(), *deletes = json_array();
     for (long i = 0; i < load.count; i++) {
         (void)json_array_append_new(samples, json_real(load.samples[i]));
         (void)json_array_append_new(deletes, json_real(load.deletes[i]));
     }
-    cleanup_json json_t *out = json_pack("{s:s, s:I, s:f, s:f, s:O, s:O}", "mode", mode, "failures", (json_int_t)load.failures,
-                                         "cpu_ms", cpu, "wall_ms", since_ms(load.begin_ns), "samples_ms", samples, "delete_ms", deletes);
+    cleanup_json json_t *out =
+        json_pack("{s:s, s:I, s:f, s:f, s:O, s:O}", "mode", mode, "failures",
+                  (json_int_t)load.failures, "cpu_ms", cpu, "wall_ms", since_ms(load.begin_ns),
+                  "samples_ms", samples, "delete_ms", deletes);
     (void)json_dumpf(out, stdout, JSON_REAL_PRECISION(8));
     printf("\n");
 }
@@ -243,7 +257,8 @@ int main(int argc, char **argv) {
     struct strbuf key, body;
     if (argc < 6 || parse_u64(argv[1], 1, 65535, &port) || parse_u64(argv[5], 0, 1000000, &count) ||
         (argc > 6 && parse_u64(argv[6], 0, 60000, &pause_ms))) {
-        fprintf(stderr, "usage: load PORT KEYFILE IMAGE create|output|burst|echo|health|many|purge COUNT [PAUSE_MS]\n");
+        fprintf(stderr, "usage: load PORT KEYFILE IMAGE create|output|burst|echo|health|many|purge "
+                        "COUNT [PAUSE_MS]\n");
         return 2;
     }
     strbuf_init(&key, 200);

@@ -63,7 +63,7 @@ headers_alone() {
     local h
     for h in $(git ls-files 'src/*.h'); do
         echo "$h"
-    done | xargs -P2 -I{} sh -c "gcc $flags -fsyntax-only -Wall -Wno-pragma-once-outside-header -x c {} 2>&1 | head -5"
+    done | xargs -P2 -I{} sh -c "gcc $flags -fsyntax-only -Wall -x c {} 2>&1 | head -5"
 }
 
 cppcheck_all() {

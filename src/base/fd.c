@@ -25,7 +25,7 @@ int fd_read_all(int fd, struct strbuf *sb, struct error *err) {
     enum { PIECE = 64 * 1024 };
     for (;;) {
         size_t left = sb->max - sb->len, want = left < PIECE ? left : PIECE;
-        char extra, *at = want ? strbuf_reserve(sb, want) : &extra;
+        char extra = 0, *at = want ? strbuf_reserve(sb, want) : &extra;
         if (!at)
             return error_errno(err, ENOMEM, "read");
         ssize_t n = read(fd, at, want ? want : 1);

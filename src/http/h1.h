@@ -6,6 +6,7 @@
 #define HTTP_H1_H
 
 #include <llhttp.h>
+#include <sys/types.h>
 
 #include "http/head.h"
 

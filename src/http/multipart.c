@@ -51,7 +51,6 @@ static int next_parameter(char **at, const char **ret_name, char **ret_value) {
     if (!len || *p != '=')
         return -1;
     *p++ = 0;
-    char *out = p;
     *ret_name = name;
     *ret_value = p;
     if (*p != '"') {
@@ -60,7 +59,8 @@ static int next_parameter(char **at, const char **ret_name, char **ret_value) {
         *p = 0;
         return 1;
     }
-    for (*ret_value = out = ++p; *p != '"'; *out++ = *p++) {
+    char *out = ++p;
+    for (*ret_value = out; *p != '"'; *out++ = *p++) {
         if (!*p)
             return -1;
         // only these: some clients send a Windows path with its backslashes as they are

@@ -11,12 +11,14 @@ enum error_id {
 };
 #undef ERROR_CODE
 
-// The code text of an error; "%::" is replaced by the prefix set with error_set_prefix() (start-up, before threads).
+// The code text of an error; "%::" is replaced by the prefix set with error_set_prefix() (start-up,
+// before threads).
 const char *error_code(enum error_id id);
 unsigned error_status(enum error_id id);
 const char *error_text(enum error_id id);
 void error_set_prefix(const char *prefix); // "OCI"
 // Sets code and status from the table, the message from the format. Returns -1.
-int error_server(struct error *err, enum error_id id, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int error_server(struct error *err, enum error_id id, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -133,11 +133,11 @@ static int check_sub_path(const char *path, struct error *err) {
 }
 
 static int check_host(const struct api *a, const char *path, struct error *err) {
-    if (!path_is_clean(path))
+    if (!path || !path_is_clean(path))
         return error_server(
             err, ERR_VOLUME_INVALID_HOST_PATH,
             "host.path \"%.200s\" must be absolute, without . and .. and //, and without a final /",
-            path);
+            path ? path : "");
     for (char **allowed = a->config->allowed_host_paths; *allowed; allowed++) {
         char *prefix = without_slashes(*allowed);
         bool covers = prefix && path_covers(prefix, path);
@@ -181,12 +181,15 @@ static int check_volume(const struct api *a, const json_t *o, struct sandbox_spe
     struct field read_only = field_get(&place_body, o, "readOnly"),
                  sub = field_get(&place_body, o, "subPath");
     struct problems none = {0}; // types were checked by volumes_read()
+    const char *label = json_string_value(name.value);
+    if (!label)
+        return error_set(err, EINVAL, "volumes: a volume has no name");
     for (size_t i = 0; i < spec->volume_count; i++)
-        if (strcmp(spec->volumes[i].name, json_string_value(name.value)) == 0)
+        if (spec->volumes[i].name && strcmp(spec->volumes[i].name, label) == 0)
             return error_server(err, ERR_VOLUME_DUPLICATE_NAME,
                                 "volumes: the name \"%s\" is there twice", spec->volumes[i].name);
     spec->volume_count++; // from here on spec_unref() frees it
-    v->name = strdup(json_string_value(name.value));
+    v->name = strdup(label);
     v->mount_path = without_slashes(json_string_value(mount.value));
     v->sub_path = sub.value ? strdup(json_string_value(sub.value)) : NULL;
     v->read_only = field_bool(&none, &read_only, false);

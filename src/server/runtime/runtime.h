@@ -1,7 +1,8 @@
-// The interface of a runtime (docs/architecture.md section 5), in the domain's words, not an engine's.
-// Every call except watch() is blocking and runs on a worker; input is immutable; output is written on success only;
-// 0, or -1 with *err set. Calls for one sandbox never overlap (the registry serialises them); calls for different
-// sandboxes run in parallel, so an implementation locks its own shared state.
+// The interface of a runtime (docs/architecture.md section 5), in the domain's words, not an
+// engine's. Every call except watch() is blocking and runs on a worker; input is immutable; output
+// is written on success only; 0, or -1 with *err set. Calls for one sandbox never overlap (the
+// registry serialises them); calls for different sandboxes run in parallel, so an implementation
+// locks its own shared state.
 #ifndef SERVER_RUNTIME_RUNTIME_H
 #define SERVER_RUNTIME_RUNTIME_H
 
@@ -19,28 +20,29 @@ enum { SANDBOX_ID_SIZE = UUID_TEXT_SIZE, RUNTIME_PHASES_MAX = 8, RUNTIME_STATE_M
 enum { EXECD_PORT = 44772, EGRESS_PORT = 18080 };
 
 struct image_request {
-    const char *reference;            // as the user wrote it
-    const char *username, *password;  // NULL: none. Never logged, never on a command line
-    const char *os, *arch;            // NULL: the host's
+    const char *reference;           // as the user wrote it
+    const char *username, *password; // NULL: none. Never logged, never on a command line
+    const char *os, *arch;           // NULL: the host's
     bool always_pull;
 };
 struct image_info {
-    char id[96];       // the runtime's own name of the unpacked image, e.g. "sha256-<hex>"
+    char id[96]; // the runtime's own name of the unpacked image, e.g. "sha256-<hex>"
     uint64_t bytes;
 };
 
 struct provision_request {
-    const char *id;                  // sandbox id
+    const char *id; // sandbox id
     const struct sandbox_spec *spec;
-    const char *image_id;            // of ensure_image
-    const char *token_sha256_hex;    // execd demands the token with this digest
+    const char *image_id;         // of ensure_image
+    const char *token_sha256_hex; // execd demands the token with this digest
 };
 struct runtime_phase {
     char name[24];
     int64_t ns;
 };
 struct provision_result {
-    char state[RUNTIME_STATE_MAX]; // opaque JSON of the runtime, kept in the record, handed back to adopt()
+    char state[RUNTIME_STATE_MAX]; // opaque JSON of the runtime, kept in the record, handed back to
+                                   // adopt()
     char address[64];              // of the sandbox, "" when it has none
     struct runtime_phase phases[RUNTIME_PHASES_MAX];
     unsigned phase_count;
@@ -49,11 +51,11 @@ struct provision_result {
 // How a sandbox ended, or that it lives.
 struct inspection {
     bool alive, paused;
-    bool has_record;      // execd wrote how the entrypoint ended
-    int exit_code;        // valid when !alive; -1 unknown
-    int signal;           // 0: none
-    bool oom;             // the out-of-memory counter rose
-    int64_t ended_us;     // wall clock; 0 unknown
+    bool has_record;  // execd wrote how the entrypoint ended
+    int exit_code;    // valid when !alive; -1 unknown
+    int signal;       // 0: none
+    bool oom;         // the out-of-memory counter rose
+    int64_t ended_us; // wall clock; 0 unknown
 };
 
 enum runtime_event_kind { RUNTIME_EVENT_EXITED };
@@ -78,36 +80,48 @@ struct runtime_ops {
     const char *name;        // "oci"
     const char *code_prefix; // "OCI"
     unsigned features;
-    // Probes and prepares (may take seconds). Called once, before anything else; /health is already served.
+    // Probes and prepares (may take seconds). Called once, before anything else; /health is already
+    // served.
     int (*start)(struct runtime *r, struct error *err);
     // Ids of every sandbox of this instance of which anything exists, whole or in ruins.
-    int (*list)(struct runtime *r, struct runtime_found **ret_found, size_t *ret_count, struct error *err);
-    // Takes over a sandbox that lives or has ended; ret says which. err only when that cannot be told.
-    int (*adopt)(struct runtime *r, const char *id, const struct sandbox_spec *spec, const char *state,
-                 struct inspection *ret, struct error *err);
-    // After all adoptions and destroys of reconcile: removes what belongs to no live id (the sweep), then is ready.
+    int (*list)(struct runtime *r, struct runtime_found **ret_found, size_t *ret_count,
+                struct error *err);
+    // Takes over a sandbox that lives or has ended; ret says which. err only when that cannot be
+    // told.
+    int (*adopt)(struct runtime *r, const char *id, const struct sandbox_spec *spec,
+                 const char *state, struct inspection *ret, struct error *err);
+    // After all adoptions and destroys of reconcile: removes what belongs to no live id (the
+    // sweep), then is ready.
     int (*sweep)(struct runtime *r, struct error *err);
     // Before provision, on a pull worker. Single flight per image is the caller's.
-    int (*ensure_image)(struct runtime *r, const struct image_request *q, struct image_info *ret, struct error *err);
-    // True without blocking when the image is there and nothing need be pulled: loop thread, an in-memory look-up.
+    int (*ensure_image)(struct runtime *r, const struct image_request *q, struct image_info *ret,
+                        struct error *err);
+    // True without blocking when the image is there and nothing need be pulled: loop thread, an
+    // in-memory look-up.
     bool (*image_ready)(struct runtime *r, const struct image_request *q, struct image_info *ret);
-    // A hint from the loop that a provision comes soon (early attach, oci-runtime.md 8.1). May be NULL.
+    // A hint from the loop that a provision comes soon (early attach, oci-runtime.md 8.1). May be
+    // NULL.
     void (*expect)(struct runtime *r);
     // Done when execd has answered. On failure nothing is left behind.
-    int (*provision)(struct runtime *r, const struct provision_request *q, struct provision_result *ret, struct error *err);
-    int (*destroy)(struct runtime *r, const char *id, struct error *err); // idempotent; unknown id is success
-    // After the end of a sandbox that stays visible: processes, network and cgroup go, exit record and log stay.
+    int (*provision)(struct runtime *r, const struct provision_request *q,
+                     struct provision_result *ret, struct error *err);
+    int (*destroy)(struct runtime *r, const char *id,
+                   struct error *err); // idempotent; unknown id is success
+    // After the end of a sandbox that stays visible: processes, network and cgroup go, exit record
+    // and log stay.
     int (*retire)(struct runtime *r, const char *id, struct error *err);
     int (*pause)(struct runtime *r, const char *id, struct error *err);
     int (*resume)(struct runtime *r, const char *id, struct error *err);
     int (*inspect)(struct runtime *r, const char *id, struct inspection *ret, struct error *err);
     int (*logs)(struct runtime *r, const char *id, struct strbuf *ret, struct error *err);
-    // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd. Microseconds.
+    // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd.
+    // Microseconds.
     int (*dial)(struct runtime *r, const char *id, unsigned port, int *ret_fd, struct error *err);
     // Tells of ends from now on. Loop thread.
     void (*watch)(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg);
     // Images, for the CLI and limits.
-    void (*stop)(struct runtime *r); // loop closing; sandboxes run on. Loop thread, after workers are idle
+    void (*stop)(
+        struct runtime *r); // loop closing; sandboxes run on. Loop thread, after workers are idle
     void (*free)(struct runtime *r);
 };
 

@@ -70,7 +70,7 @@ static void a_job_runs_there_and_ends_here(void **state) {
     UNTIL(l, n == 1);
     assert_false(pthread_equal(s.ran_on, pthread_self()));
     assert_true(pthread_equal(s.done_on, pthread_self()));
-    assert_int_equal(s.nice, 0);
+    assert_int_equal(s.nice, getpriority(PRIO_PROCESS, 0));
     assert_true(s.blocked);
     workers_free(w);
     workers_free(NULL);
@@ -78,6 +78,7 @@ static void a_job_runs_there_and_ends_here(void **state) {
 
 static void low_priority_is_per_pool(void **state) {
     struct loop *l = *state;
+    const int before = getpriority(PRIO_PROCESS, 0);
     struct workers *w = start(l, 1, 8, 10);
     unsigned n = 0;
     struct sum s = {.job = {.run = run, .done = done}, .done = &n};
@@ -85,7 +86,7 @@ static void low_priority_is_per_pool(void **state) {
     UNTIL(l, n == 1);
     assert_int_equal(s.nice, 10);
     assert_int_equal(s.io_class, IOPRIO_CLASS_IDLE);
-    assert_int_equal(getpriority(PRIO_PROCESS, 0), 0);
+    assert_int_equal(getpriority(PRIO_PROCESS, 0), before);
     workers_free(w);
 }
 
