@@ -1,0 +1,24 @@
+// Every handler of execd and every room; the table is in routes.c. A block for each file.
+#ifndef EXECD_HANDLERS_H
+#define EXECD_HANDLERS_H
+
+#include "execd/execd.h"
+
+bool auth_before(struct http_exchange *x); // auth.c: the server's before() hook
+
+// routes.c
+void handle_ping(struct http_exchange *x);
+void handle_no_code(struct http_exchange *x);      // code contexts
+void handle_no_isolation(struct http_exchange *x); // isolated sessions
+void handle_isolation_abilities(struct http_exchange *x);
+
+// command.c
+void handle_command(struct http_exchange *x);
+void handle_interrupt(struct http_exchange *x); // also DELETE /code
+void handle_command_status(struct http_exchange *x);
+void handle_command_logs(struct http_exchange *x);
+int command_interrupt(struct execd *e, const char *id, struct error *err);
+int command_room_start(struct execd *e, struct error *err);
+void command_room_stop(struct execd *e);
+
+#endif

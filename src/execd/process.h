@@ -1,0 +1,76 @@
+// Children of execd: how they are made (environment, directory, user, shell) and how their end is
+// learnt. One reaper for all of them and for orphans, since execd is PID 1 or a subreaper: it waits
+// with __WNOTHREAD, so children that a worker thread makes by io/spawn stay that worker's to wait
+// for. Loop thread, unless stated.
+#ifndef EXECD_PROCESS_H
+#define EXECD_PROCESS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "base/arena.h"
+#include "base/list.h"
+#include "io/signals.h"
+#include "io/spawn.h"
+
+struct execd;
+
+enum { REAPER_BUCKETS = 256, REAPER_BATCH = 128 };
+
+// Embedded by its owner, who must process_forget() it before the memory goes.
+struct process {
+    struct list node; // in the reaper, while it runs
+    pid_t pid;        // also its process group when started with SPAWN_NEW_GROUP or _SESSION
+    void (*ended)(struct process *p,
+                  struct exit_status status); // reaped; the pid is free from now on
+};
+
+struct reaper {
+    struct loop *loop;
+    struct list known[REAPER_BUCKETS]; // struct process by pid
+    struct signal_watch child;         // SIGCHLD
+    struct loop_task again;            // the rest of a long batch, so that requests get their turn
+    uint64_t orphans;                  // reaped that nobody knew
+};
+int reaper_start(struct reaper *r, struct loop *l, struct error *err);
+void reaper_stop(struct reaper *r);
+
+// Spawns and watches. Its signals and limits are the defaults, its OOM score is raised after the
+// exec, so that the kernel prefers it to execd. err as of spawn_start().
+int process_start(struct execd *e, struct process *p, const struct spawn *s, struct error *err);
+static inline bool process_running(const struct process *p) {
+    return p->node.next != NULL;
+}
+// To the whole group while its leader is not reaped; nothing otherwise (E6: children of a finished
+// command live on).
+void process_kill_group(const struct process *p, int signal_number);
+void process_forget(struct process *p); // its end is not told; it is reaped all the same
+
+// ---- what a child is given; all memory from the arena ----
+
+// execd's environment <- EXECD_ENVS file (read now; execd.md 3.4, compat E8) <- envs, an object of
+// strings, may be NULL. NULL-terminated; PWD is `cwd` when given.
+char **process_environment(struct arena *a, const json_t *envs, struct error *err);
+const char *process_variable(char *const *envp, const char *name); // NULL when unset
+// $NAME, ${NAME} and a leading ~ (execd.md 6.1) by the variables of envp (NULL: execd's own).
+// EINVAL naming the undefined ones. HOME of execd is ~. The result may be relative.
+char *process_expand(struct arena *a, char *const *envp, const char *path, struct error *err);
+// The same, made absolute against execd's cwd and cleaned (".", "..", "//"), "" is the cwd itself.
+char *process_absolute(struct arena *a, const struct execd *e, char *const *envp, const char *path,
+                       struct error *err);
+// Absolute path of bash, else of sh, in PATH of execd; NULL when there is neither. *ret_bash tells.
+const char *process_shell(struct arena *a, bool *ret_bash);
+// Credentials of uid (and gid, -1: the account's, else = uid) into s; nothing when both are ours.
+// Groups from /etc/passwd and /etc/group (no NSS in a static binary).
+void process_user(struct spawn *s, int64_t uid, int64_t gid);
+
+// What the kernel counted of processes killed for want of memory in our cgroup (v1 and v2), 0 when
+// unreadable, and the limit in bytes, 0 for none. For naming an OOM: compare before and after.
+uint64_t process_oom_kills(void);
+uint64_t process_memory_limit(void);
+
+// Text of an end as the reference words it: "exit status 3", "signal: killed".
+const char *process_describe(struct exit_status status, char *text, size_t size);
+
+#endif

@@ -1,0 +1,172 @@
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/cleanup.h"
+#include "execd/execd.h"
+#include "execd/handlers.h"
+#include "execd/routes.h"
+#include "fmt/json.h"
+#include "http/url.h"
+
+#define BUFFERED HTTP_BODY_BUFFERED
+#define STREAMED HTTP_BODY_STREAMED
+#define OPEN     HTTP_ROUTE_OPEN
+
+// The one table (execd.md 2.2). A block for each file; first match wins.
+static const struct http_route routes[] = {
+    {"GET", "/ping", handle_ping, BUFFERED, OPEN, ""},
+
+    // command.c
+    {"POST", "/command", handle_command, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
+    {"DELETE", "/command", handle_interrupt, BUFFERED, 0, CODE_QUERY " " CODE_RUNTIME},
+    {"GET", "/command/status/{id}", handle_command_status, BUFFERED, 0, CODE_BODY},
+    {"GET", "/command/{id}/logs", handle_command_logs, BUFFERED, 0, CODE_BODY},
+
+    // code contexts: later
+    {"POST", "/code", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
+    {"DELETE", "/code", handle_interrupt, BUFFERED, 0, CODE_QUERY " " CODE_RUNTIME},
+    {"POST", "/code/context", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
+    {"GET", "/code/contexts", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
+    {"DELETE", "/code/contexts", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
+    {"GET", "/code/contexts/{id}", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
+    {"DELETE", "/code/contexts/{id}", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
+
+    // isolated execution: later
+    {"GET", "/v1/isolated/capabilities", handle_isolation_abilities, BUFFERED, 0, ""},
+    {"*", "/v1/isolated/*", handle_no_isolation, BUFFERED, 0,
+     CODE_UNAVAILABLE " " CODE_UNSUPPORTED},
+};
+
+const struct execd_room execd_rooms[] = {
+    {"command", command_room_start, command_room_stop, command_interrupt},
+    {NULL, NULL, NULL, NULL},
+};
+
+// ---- what every handler uses ----
+
+void execd_fail(struct http_exchange *x, unsigned status, const char *code, const char *format,
+                ...) {
+    struct error err = {.kind = EINVAL, .status = (int)status};
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(err.message, sizeof err.message, format, args);
+    va_end(args);
+    (void)snprintf(err.code, sizeof err.code, "%s", code);
+    http_reply_error(x, &err);
+}
+
+// Length of the first value in a text that may go on (execd.md 2.1: trailing bytes are ignored).
+json_t *execd_body(struct http_exchange *x, bool optional) {
+    json_error_t why;
+    if (optional && x->body[strspn(x->body, " \t\r\n")] == '\0' && !memchr(x->body, 0, x->body_len))
+        return json_object();
+    json_t *j = json_loadb(x->body, x->body_len, JSON_DISABLE_EOF_CHECK | JSON_DECODE_ANY, &why);
+    if (json_is_null(j)) { // the zero value of everything
+        json_decref(j);
+        j = json_object();
+    }
+    if (json_is_object(j))
+        return j;
+    execd_fail(x, 400, CODE_BODY, "error parsing request, MAYBE invalid body format. %s",
+               j ? "an object is expected" : why.text);
+    json_decref(j);
+    return NULL;
+}
+
+json_t *execd_member(const json_t *object, const char *name) {
+    json_t *value = json_object_get(object, name), *any = NULL;
+    const char *key;
+    if (!value)
+        json_object_foreach((json_t *)object, key, any) // keys are matched without case
+            if (!strcasecmp(key, name)) value = any;
+    return json_is_null(value) ? NULL : value;
+}
+
+// Go drops a pair with a raw ';' or a bad escape, silently.
+static bool go_would_drop(const char *pair, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (pair[i] == ';' ||
+            (pair[i] == '%' && (i + 2 >= len || !isxdigit((unsigned char)pair[i + 1]) ||
+                                !isxdigit((unsigned char)pair[i + 2]))))
+            return true;
+    return false;
+}
+
+const char **execd_query_all(struct http_exchange *x, const char *name) {
+    size_t count = 0, pairs = 1;
+    for (const char *p = x->query; *p; p++)
+        pairs += *p == '&';
+    const char **values = arena_alloc(x->arena, (pairs + 1) * sizeof *values);
+    for (const char *p = x->query; values && *p;) {
+        size_t len = strcspn(p, "&"), unused;
+        const char *equals = memchr(p, '=', len);
+        size_t key_len = equals ? (size_t)(equals - p) : len;
+        if (!go_would_drop(p, len)) {
+            char *key = url_decode(x->arena, p, key_len, true, &unused);
+            if (key && !strcmp(key, name)) {
+                char *value =
+                    equals ? url_decode(x->arena, equals + 1, len - key_len - 1, true, &unused)
+                           : arena_strdup(x->arena, "");
+                if (value)
+                    values[count++] = value;
+            }
+        }
+        p += len + (p[len] == '&');
+    }
+    return values;
+}
+
+const char *execd_query(struct http_exchange *x, const char *name) {
+    const char **values = execd_query_all(x, name);
+    return values ? values[0] : NULL; // Go's Get: the first
+}
+
+// ---- small handlers ----
+
+void handle_ping(struct http_exchange *x) {
+    http_reply_empty(x, 200);
+}
+
+void handle_no_code(struct http_exchange *x) {
+    execd_fail(
+        x, 500, CODE_RUNTIME,
+        "error running codes language runtime server not configured, please check your image "
+        "runtime");
+}
+
+void handle_no_isolation(struct http_exchange *x) {
+    size_t len = strlen(x->path);
+    bool phase2 = (len > 5 && !strcmp(x->path + len - 5, "/diff")) ||
+                  (len > 7 && !strcmp(x->path + len - 7, "/commit"));
+    execd_fail(x, 503, phase2 ? CODE_UNSUPPORTED : CODE_UNAVAILABLE, "isolation unavailable");
+}
+
+void handle_isolation_abilities(struct http_exchange *x) {
+    http_reply_json(x, 200,
+                    json_pack("{s:b,s:s,s:b,s:b,s:b,s:b}", "available", 0, "message",
+                              "isolated execution is not built yet", "setpriv_available", 0,
+                              "userns_available", 0, "commit_supported", 0, "diff_supported", 0));
+}
+
+// Unknown path, wrong method, HEAD and OPTIONS alike; a trailing slash is redirected
+// (execd.md 2.1).
+static void no_route(struct http_exchange *x, const char *allowed) {
+    static const char text[] = "404 page not found";
+    (void)allowed;
+    http_reply(x, 404, "text/plain", text, sizeof text - 1);
+}
+
+void routes_serve(struct execd *e, struct http_server_settings *s) {
+    http_server_defaults(s);
+    s->routes = routes;
+    s->route_count = ARRAY_SIZE(routes);
+    s->user = e;
+    s->default_code = CODE_RUNTIME;
+    s->before = auth_before;
+    s->no_route = no_route;
+    s->body_max = EXECD_JSON_MAX;
+    s->stream_buffer = EXECD_STREAM_BUFFER;
+}
