@@ -21,6 +21,8 @@ struct http_headers {
 };
 
 void http_headers_init(struct http_headers *h, struct arena *arena);
+// -1: no memory, or an empty name, or a byte that would end the name or the line (nothing is
+// added).
 int http_headers_add(struct http_headers *h, const char *name, size_t name_len, const char *value,
                      size_t value_len);
 int http_headers_set(struct http_headers *h, const char *name,

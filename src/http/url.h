@@ -8,7 +8,7 @@
 #include "base/arena.h"
 #include "base/strbuf.h"
 
-// Decodes in place of a new arena text; bad escapes are kept as they are (lenient, paths). NULL: no
+// Decodes into a new arena text; bad escapes are kept as they are (lenient, paths). NULL: no
 // memory, or a NUL byte.
 char *url_decode(struct arena *a, const char *text, size_t len, bool plus_is_space,
                  size_t *ret_len);
@@ -19,7 +19,7 @@ struct url_pair {
     const char *name, *value; // decoded
     bool has_value;           // there was an '='
 };
-// Splits "a=1&b=2". Returns the number of pairs, or -1 (no memory, more than 4096 pairs). Repeated
+// Splits "a=1&b=2". Returns the number of pairs, or -1 (no memory, a NUL, more than 4096). Repeated
 // names are kept in order.
 long url_query(struct arena *a, const char *query, struct url_pair **ret_pairs);
 const char *url_query_last(const struct url_pair *pairs, long count,
