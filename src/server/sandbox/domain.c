@@ -66,9 +66,8 @@ static char *text_of(const char *text) {
 
 int record_fill(struct operation *op, enum sandbox_state as, struct error *err) {
     const struct sandbox *sb = op->sandbox;
-    struct sandbox_record *r = &op->change.record;
+    struct sandbox_record *r = &change_put(&op->change, STORE_SANDBOXES)->sandbox;
     bool same = as == sb->state;
-    op->change.kind = CHANGE_SANDBOX_PUT;
     *r = (struct sandbox_record){
         .state = strdup(sandbox_state_name(as)),
         .reason = strdup(same ? sb->reason : state_reason(as)),
@@ -87,7 +86,6 @@ int record_fill(struct operation *op, enum sandbox_state as, struct error *err) 
     if (r->state && r->reason && r->message && r->spec && r->metadata && r->runtime &&
         (r->runtime_state || !*sb->runtime_state) && (r->image_id || !*sb->image_id))
         return STEP_DONE;
-    sandbox_record_clear(r);
     return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
 }
 

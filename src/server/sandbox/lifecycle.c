@@ -146,7 +146,7 @@ void lifecycle_resume(struct domain *d, const char *id, lifecycle_done_fn *done,
 static int commit_expiry(struct operation *op, struct error *err) {
     if (record_fill(op, op->sandbox->state, err) < 0)
         return -1;
-    op->change.record.expires_us = request_of(op)->expires_us;
+    op->change.rows[0].record.sandbox.expires_us = request_of(op)->expires_us;
     return STEP_DONE;
 }
 
@@ -213,8 +213,8 @@ static int commit_metadata(struct operation *op, struct error *err) {
         free(text);
         return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
     }
-    free(op->change.record.metadata);
-    op->change.record.metadata = text;
+    free(op->change.rows[0].record.sandbox.metadata);
+    op->change.rows[0].record.sandbox.metadata = text;
     return STEP_DONE;
 }
 

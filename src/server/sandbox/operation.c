@@ -132,7 +132,7 @@ static void on_done(struct job *job) {
 static void on_committed(struct change *c, const struct error *err) {
     struct operation *op = CONTAINER_OF(c, struct operation, change);
     op->domain->inflight--;
-    sandbox_record_clear(&c->record);
+    change_clear(c);
     if (err)
         step_failed(op, err);
     else
@@ -149,11 +149,15 @@ static int submit(struct operation *op, struct error *err) {
         return STEP_WAIT;
     }
     int r = step_of(op)->run(op, err);
-    if (step_of(op)->place == STEP_LOOP || r != STEP_DONE)
+    if (step_of(op)->place == STEP_LOOP)
         return r;
+    if (r != STEP_DONE) {
+        change_clear(&op->change);
+        return r;
+    }
     op->change.done = on_committed;
     if (store_commit(op->domain->settings.store, &op->change) < 0) {
-        sandbox_record_clear(&op->change.record);
+        change_clear(&op->change);
         return error_server(err, ERR_OVERLOADED, "the store's queue is full");
     }
     op->domain->inflight++;

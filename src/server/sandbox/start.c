@@ -233,7 +233,8 @@ static int restore_state(struct domain *d, struct sandbox *sb, const char *name)
     return 0;
 }
 
-static int load_one(const struct sandbox_record *r, void *arg) {
+static int load_one(const union store_record *record, void *arg) {
+    const struct sandbox_record *r = &record->sandbox;
     struct domain *d = arg;
     struct error *err = &d->start->error;
     struct sandbox_spec *spec = spec_from_text(r->spec, err);
@@ -318,7 +319,8 @@ static void begin_done(struct job *job) {
     if (d->freeing)
         return;
     if (!s->error.kind)
-        (void)store_load(d->settings.store, load_one, d, &err); // load_one()'s reason is better
+        (void)store_load(d->settings.store, STORE_SANDBOXES, load_one, d,
+                         &err); // load_one()'s reason is better
     if (s->error.kind || err.kind) {
         over(d, s->error.kind ? &s->error : &err);
         return;

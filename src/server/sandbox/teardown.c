@@ -35,8 +35,8 @@ static int destroy(struct operation *op, struct error *err) {
 
 static int delete_record(struct operation *op, struct error *err) {
     (void)err;
-    op->change.kind = CHANGE_SANDBOX_DELETE;
-    (void)snprintf(op->change.record.id, sizeof op->change.record.id, "%s", op->id);
+    struct sandbox_record *r = &change_remove(&op->change, STORE_SANDBOXES)->sandbox;
+    (void)snprintf(r->id, sizeof r->id, "%s", op->id);
     return STEP_DONE;
 }
 

@@ -18,15 +18,18 @@ sqlite3 *schema_open(const char *path, bool full_sync, struct error *err);
 int schema_identity(sqlite3 *db, uint8_t key[STORE_KEY_SIZE], char instance[STORE_INSTANCE_SIZE],
                     struct error *err);
 
-struct record_statements {
+struct table_statements {
     sqlite3_stmt *put, *remove;
+};
+struct record_statements {
+    struct table_statements tables[STORE_TABLE_COUNT];
 };
 int records_prepare(sqlite3 *db, struct record_statements *st, struct error *err);
 void records_finish(struct record_statements *st);
 int records_write(sqlite3 *db, const struct record_statements *st, const struct change *c,
                   struct error *err);
 
-int records_load(sqlite3 *db, int (*each)(const struct sandbox_record *r, void *arg), void *arg,
+int records_load(sqlite3 *db, enum store_table table, store_each_fn *each, void *arg,
                  struct error *err);
 
 #endif

@@ -15,6 +15,18 @@ static const char *const migrations[] = {
     " image_id TEXT, created_us INTEGER NOT NULL, changed_us INTEGER NOT NULL,"
     " expires_us INTEGER NOT NULL, forget_us INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;",
+    "ALTER TABLE sandboxes ADD COLUMN pool TEXT;"
+    "ALTER TABLE sandboxes ADD COLUMN stock INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE idempotency_keys ("
+    " key TEXT PRIMARY KEY, body TEXT NOT NULL, sandbox_id TEXT NOT NULL,"
+    " created_us INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE snapshots ("
+    " id TEXT PRIMARY KEY, source_id TEXT NOT NULL, name TEXT, state TEXT NOT NULL,"
+    " reason TEXT, message TEXT, spec TEXT NOT NULL, artifact TEXT,"
+    " created_us INTEGER NOT NULL, changed_us INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE pools ("
+    " name TEXT PRIMARY KEY, spec TEXT NOT NULL, capacity TEXT NOT NULL,"
+    " created_us INTEGER NOT NULL, changed_us INTEGER NOT NULL) WITHOUT ROWID;",
 };
 _Static_assert(ARRAY_SIZE(migrations) == STORE_SCHEMA_VERSION, "one migration a version");
 

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -256,9 +257,30 @@ uint64_t store_commits(const struct store *s) {
     return __atomic_load_n(&s->commits, __ATOMIC_RELAXED);
 }
 
-int store_load(struct store *s, int (*each)(const struct sandbox_record *r, void *arg), void *arg,
+int store_load(struct store *s, enum store_table table, store_each_fn *each, void *arg,
                struct error *err) {
-    return records_load(s->db, each, arg, err);
+    return records_load(s->db, table, each, arg, err);
+}
+
+static union store_record *change_row(struct change *c, enum store_table table, bool remove) {
+    assert(c->count < CHANGE_ROWS_MAX);
+    struct store_row *row = &c->rows[c->count++];
+    *row = (struct store_row){.table = table, .remove = remove};
+    return &row->record;
+}
+
+union store_record *change_put(struct change *c, enum store_table table) {
+    return change_row(c, table, false);
+}
+
+union store_record *change_remove(struct change *c, enum store_table table) {
+    return change_row(c, table, true);
+}
+
+void change_clear(struct change *c) {
+    for (unsigned i = 0; i < c->count; i++)
+        store_record_clear(c->rows[i].table, &c->rows[i].record);
+    c->count = 0;
 }
 
 int store_commit(struct store *s, struct change *c) {

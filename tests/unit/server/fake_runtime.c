@@ -414,7 +414,7 @@ void create_running(struct world *w, int64_t timeout_s, char id[SANDBOX_ID_SIZE]
     (void)snprintf(id, SANDBOX_ID_SIZE, "%s", a.id);
 }
 
-static int count_row(const struct sandbox_record *r, void *arg) {
+static int count_row(const union store_record *r, void *arg) {
     (void)r;
     ++*(int *)arg;
     return 0;
@@ -423,7 +423,7 @@ static int count_row(const struct sandbox_record *r, void *arg) {
 int stored_rows(struct world *w) {
     struct error err = {0};
     int n = 0;
-    assert_int_equal(store_load(w->store, count_row, &n, &err), 0);
+    assert_int_equal(store_load(w->store, STORE_SANDBOXES, count_row, &n, &err), 0);
     return n;
 }
 
@@ -432,10 +432,10 @@ static struct {
     char state[32];
 } wanted;
 
-static int find_row(const struct sandbox_record *r, void *arg) {
+static int find_row(const union store_record *r, void *arg) {
     (void)arg;
-    if (strcmp(r->id, wanted.id) == 0)
-        (void)snprintf(wanted.state, sizeof wanted.state, "%s", r->state);
+    if (strcmp(r->sandbox.id, wanted.id) == 0)
+        (void)snprintf(wanted.state, sizeof wanted.state, "%s", r->sandbox.state);
     return 0;
 }
 
@@ -443,6 +443,6 @@ const char *stored_state(struct world *w, const char *id) {
     struct error err = {0};
     wanted.id = id;
     wanted.state[0] = '\0';
-    assert_int_equal(store_load(w->store, find_row, NULL, &err), 0);
+    assert_int_equal(store_load(w->store, STORE_SANDBOXES, find_row, NULL, &err), 0);
     return wanted.state;
 }

@@ -26,18 +26,19 @@ static void done(struct change *c, const struct error *err) {
     struct put *p = CONTAINER_OF(c, struct put, change);
     p->times++;
     p->error = err ? *err : (struct error){0};
-    sandbox_record_clear(&c->record);
+    change_clear(c);
 }
 
 static void put(struct world *w, struct put *p, const char *id, const char *state) {
-    *p = (struct put){.change = {.kind = CHANGE_SANDBOX_PUT, .done = done}};
-    p->change.record = (struct sandbox_record){.state = strdup(state),
-                                               .spec = strdup("{}"),
-                                               .metadata = strdup("{}"),
-                                               .runtime = strdup("fake"),
-                                               .created_us = 1,
-                                               .expires_us = INT64_MAX};
-    (void)snprintf(p->change.record.id, sizeof p->change.record.id, "%s", id);
+    *p = (struct put){.change = {.done = done}};
+    struct sandbox_record *r = &change_put(&p->change, STORE_SANDBOXES)->sandbox;
+    *r = (struct sandbox_record){.state = strdup(state),
+                                 .spec = strdup("{}"),
+                                 .metadata = strdup("{}"),
+                                 .runtime = strdup("fake"),
+                                 .created_us = 1,
+                                 .expires_us = INT64_MAX};
+    (void)snprintf(r->id, sizeof r->id, "%s", id);
     assert_int_equal(store_commit(w->store, &p->change), 0);
 }
 
@@ -55,8 +56,8 @@ static void test_round_trip(void **state) {
     put(&w, &b, "b", "Pending");
     UNTIL(&w, a.times && b.times);
     put(&w, &a, "a", "Running");
-    gone = (struct put){.change = {.kind = CHANGE_SANDBOX_DELETE, .done = done}};
-    (void)snprintf(gone.change.record.id, sizeof gone.change.record.id, "b");
+    gone = (struct put){.change = {.done = done}};
+    (void)snprintf(change_remove(&gone.change, STORE_SANDBOXES)->sandbox.id, UUID_TEXT_SIZE, "b");
     assert_int_equal(store_commit(w.store, &gone.change), 0);
     store_close(w.store); // commits what is queued and tells
     assert_int_equal(a.times + gone.times, 2);
@@ -66,6 +67,53 @@ static void test_round_trip(void **state) {
     assert_string_equal(stored_state(&w, "a"), "Running");
     assert_memory_equal(store_key(w.store), key, sizeof key);
     assert_string_equal(store_instance(w.store), instance);
+    world_close(&w);
+}
+
+// A row of every table, two in one change; an old store (version 1) has been migrated on the way.
+static int keep(const union store_record *r, void *arg) {
+    union store_record *to = arg;
+    to->snapshot = r->snapshot;
+    to->snapshot.name = strdup(r->snapshot.name);
+    return 0;
+}
+
+static int one(const union store_record *r, void *arg) {
+    (void)r;
+    ++*(int *)arg;
+    return 0;
+}
+
+static void test_other_tables(void **state) {
+    (void)state;
+    struct world w;
+    struct put p = {.change = {.done = done}}, q = {.change = {.done = done}};
+    struct error err = {0};
+    union store_record kept = {0};
+    int keys = 0, pools = 0;
+    world_begin(&w);
+    struct snapshot_record *s = &change_put(&p.change, STORE_SNAPSHOTS)->snapshot;
+    *s = (struct snapshot_record){.id = "s",
+                                  .source_id = strdup("a"),
+                                  .name = strdup("first"),
+                                  .state = strdup("Ready"),
+                                  .spec = strdup("{}")};
+    change_put(&p.change, STORE_POOLS)->pool =
+        (struct pool_record){.name = strdup("p"), .spec = strdup("{}"), .capacity = strdup("{}")};
+    change_put(&q.change, STORE_KEYS)->key =
+        (struct key_record){.key = strdup("k"), .body = strdup("b"), .sandbox_id = strdup("a")};
+    change_remove(&q.change, STORE_POOLS)->pool.name = strdup("none");
+    assert_int_equal(store_commit(w.store, &p.change), 0);
+    assert_int_equal(store_commit(w.store, &q.change), 0);
+    UNTIL(&w, p.times && q.times);
+    assert_int_equal(p.error.kind + q.error.kind, 0);
+    assert_int_equal(store_load(w.store, STORE_SNAPSHOTS, keep, &kept, &err), 0);
+    assert_string_equal(kept.snapshot.name, "first");
+    free(kept.snapshot.name);
+    assert_int_equal(store_load(w.store, STORE_KEYS, one, &keys, &err), 0);
+    assert_int_equal(store_load(w.store, STORE_POOLS, one, &pools, &err), 0);
+    assert_int_equal(keys, 1);
+    assert_int_equal(pools, 1);
     world_close(&w);
 }
 
@@ -117,7 +165,7 @@ static void test_newer_schema_is_refused(void **state) {
     const struct store_settings s = {.path = w.path, .queue_max = 1};
     assert_null(store_open(&w.loop, &s, &err));
     assert_non_null(strstr(err.message, "version 77"));
-    assert_non_null(strstr(err.message, "knows 1"));
+    assert_non_null(strstr(err.message, "knows 2"));
     world_close(&w);
 }
 
@@ -149,7 +197,8 @@ static void test_full_disk_and_bad_row(void **state) {
     put(&w, &bad, "bad", "Pending");
     UNTIL(&w, a.times && bad.times);
     assert_int_equal(a.error.kind, 0);
-    bad = (struct put){.change = {.kind = CHANGE_SANDBOX_PUT, .done = done}}; // state is NULL
+    bad = (struct put){.change = {.done = done}};
+    (void)change_put(&bad.change, STORE_SANDBOXES); // state is NULL
     assert_int_equal(store_commit(w.store, &bad.change), 0);
     put(&w, &good, "good", "Running"); // likely in the same transaction: not hurt by it
     UNTIL(&w, bad.times && good.times);
@@ -163,7 +212,7 @@ static void test_full_queue(void **state) {
     (void)state;
     struct world w;
     struct error err = {0};
-    struct put refused = {.change = {.kind = CHANGE_SANDBOX_DELETE, .done = done}};
+    struct put refused = {.change = {.done = done}};
     world_begin(&w);
     store_close(w.store);
     const struct store_settings s = {.path = w.path, .queue_max = 0};
@@ -227,6 +276,7 @@ static void test_killed_at_a_commit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_other_tables),
         cmocka_unit_test(test_modes_whatever_the_umask),
         cmocka_unit_test(test_one_server_per_store),
         cmocka_unit_test(test_newer_schema_is_refused),
