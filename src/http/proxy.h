@@ -1,5 +1,5 @@
 // Streaming reverse proxy: one exchange to one upstream, heads filtered by one policy, bodies
-// pumped both ways with back-pressure, upgrades tunnelled byte for byte, half-close kept. Loop
+// streamed both ways with back-pressure, upgrades tunnelled byte for byte, half-close kept. Loop
 // thread.
 #ifndef HTTP_PROXY_H
 #define HTTP_PROXY_H
@@ -21,10 +21,13 @@ struct http_upstream_settings {
 };
 // A place to connect to, with its stock of kept-alive connections: one per {sandbox, port}.
 struct http_upstream *http_upstream_new(struct loop *l, const struct http_upstream_settings *s);
-// Closes idle connections and refuses new work; freed when its last exchange is over. NULL is fine.
+// Closes idle connections, cuts tunnels and refuses new work; freed when its last exchange is over.
+// NULL is fine.
 void http_upstream_free(struct http_upstream *u);
-void http_dial_done(struct http_dial *d, int fd,
-                    const struct error *err); // takes fd; fd -1 with err on failure
+bool http_upstream_in_use(const struct http_upstream *u); // an exchange, a tunnel or a dial runs
+// Takes fd; fd -1 with err on failure. An error that has a status is the reply itself; any other is
+// 504 when its kind is ETIMEDOUT, else 502. Its message is not shown then: it may name addresses.
+void http_dial_done(struct http_dial *d, int fd, const struct error *err);
 
 struct http_proxy_policy {
     const char *target; // origin-form for the upstream, raw; copied
@@ -33,18 +36,23 @@ struct http_proxy_policy {
     bool (*drop_request)(const struct http_field *f, void *arg);
     bool (*drop_response)(const struct http_field *f, void *arg);
     void *arg;
-    const struct http_field *add; // request fields to add (X-Forwarded-*)
+    const struct http_field *add; // request fields to add (X-Forwarded-*); their texts are not
+                                  // copied and must live as long as the exchange
     size_t add_count;
     const char
         *cookie_path; // Set-Cookie: Domain is dropped and Path becomes this prefix; NULL: untouched
-    const char *location_prefix;       // root-relative Location gets this prefix; NULL: untouched
-    int64_t connect_ms, first_byte_ms; // 504; 0: no limit
-    // Error envelopes: connect failed, broken before the head, time-out. Statuses 502, 502, 504.
-    const char *code_connect, *code_response, *code_time_out;
+    const char *location_prefix; // root-relative Location gets this prefix; NULL: untouched
+    // Until there is a connection (503 when none of ours became free, 504 when the upstream took
+    // none), and from the last byte of the request to the head of the response (504). 0: no limit.
+    int64_t connect_ms, first_byte_ms;
+    // Error envelopes: connect failed, broken before the head, time-out, no connection free.
+    // Statuses 502, 502, 504, 503. Static texts; NULL: the server's default code.
+    const char *code_connect, *code_response, *code_time_out, *code_busy;
     // The exchange is about to end; for upstream statistics. May be NULL.
     void (*done)(struct http_exchange *x, void *arg);
 };
-// Ends the exchange. The route must be HTTP_BODY_STREAMED. Copies the policy.
+// Ends the exchange; user, on_gone and on_room of it are the proxy's from here on. The route must
+// be HTTP_BODY_STREAMED. Copies the policy.
 void http_proxy_run(struct http_exchange *x, struct http_upstream *u,
                     const struct http_proxy_policy *policy);
 

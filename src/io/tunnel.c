@@ -1,7 +1,7 @@
 #include <errno.h>
 
 #include "base/cleanup.h"
-#include "io/pump.h"
+#include "io/tunnel.h"
 
 // One direction: bytes of `from` wait in buffer[begin..end) until `to` takes them.
 struct half {
@@ -31,7 +31,7 @@ static void bury(struct loop_task *task) {
     free(t);
 }
 
-static void finish(struct tunnel *t, enum pump_end end) {
+static void finish(struct tunnel *t, enum tunnel_end end) {
     timer_stop(&t->idle);
     stream_close(t->half[0].from);
     stream_close(t->half[1].from);
@@ -42,7 +42,7 @@ static void finish(struct tunnel *t, enum pump_end end) {
 }
 
 static void on_idle(struct timer *timer) {
-    finish(CONTAINER_OF(timer, struct tunnel, idle), PUMP_IDLE);
+    finish(CONTAINER_OF(timer, struct tunnel, idle), TUNNEL_IDLE);
 }
 
 // The receiver is gone, but what it said last may still wait to be read: only this direction ends.
@@ -102,12 +102,12 @@ static void turn(struct tunnel *t, const struct stream *s, unsigned events) {
         bool concerned = !s || (h->from == s && events & STREAM_READABLE) ||
                          (h->to == s && events & STREAM_WRITABLE);
         if (concerned && move(h, t->size) < 0) {
-            finish(t, PUMP_READ_FAILED);
+            finish(t, TUNNEL_READ_FAILED);
             return;
         }
     }
     if (t->half[0].over && t->half[1].over) {
-        finish(t, t->half[0].broken || t->half[1].broken ? PUMP_WRITE_FAILED : PUMP_EOF);
+        finish(t, t->half[0].broken || t->half[1].broken ? TUNNEL_WRITE_FAILED : TUNNEL_EOF);
         return;
     }
     if (t->idle_ms > 0)
@@ -158,5 +158,5 @@ struct tunnel *tunnel_start(struct loop *l, struct stream *a, struct stream *b, 
 
 void tunnel_abort(struct tunnel *t) {
     loop_cancel(t->loop, &t->grave);
-    finish(t, PUMP_WRITE_FAILED);
+    finish(t, TUNNEL_WRITE_FAILED);
 }

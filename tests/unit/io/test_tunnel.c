@@ -1,5 +1,5 @@
 // Tunnels between two streams; the outer ends are played by the tests.
-#include "io/pump.h"
+#include "io/tunnel.h"
 #include "io_test.h"
 
 enum { BUFFER = 64 * 1024 };
@@ -9,11 +9,11 @@ struct both { // a tunnel and the two ends that talk through it
     int a, b;
     unsigned calls;
     uint64_t a_to_b, b_to_a;
-    enum pump_end end;
+    enum tunnel_end end;
     struct loop *loop;
 };
 
-static void over(void *arg, uint64_t a_to_b, uint64_t b_to_a, enum pump_end end) {
+static void over(void *arg, uint64_t a_to_b, uint64_t b_to_a, enum tunnel_end end) {
     struct both *t = arg;
     t->calls++;
     t->a_to_b = a_to_b;
@@ -76,7 +76,7 @@ static void bytes_pass_both_ways(void **state) {
     assert_int_equal(t.calls, 0); // the other direction lives
     close(t.b);
     UNTIL(t.loop, t.calls);
-    assert_int_equal(t.end, PUMP_EOF);
+    assert_int_equal(t.end, TUNNEL_EOF);
     assert_int_equal(t.a_to_b, 4);
     assert_int_equal(t.b_to_a, 4);
 }
@@ -108,7 +108,7 @@ static void half_close_is_kept(void **state) {
     assert_int_equal(shutdown(t.b, SHUT_WR), 0);
     UNTIL(t.loop, ended(t.a));
     assert_int_equal(t.calls, 1);
-    assert_int_equal(t.end, PUMP_EOF);
+    assert_int_equal(t.end, TUNNEL_EOF);
     assert_int_equal(t.b_to_a, 18);
     end(&t);
 }
@@ -180,7 +180,7 @@ static void a_silent_tunnel_ends(void **state) {
     say(t.a, "x");
     expect(&t, t.b, "x");
     UNTIL(t.loop, t.calls);
-    assert_int_equal(t.end, PUMP_IDLE);
+    assert_int_equal(t.end, TUNNEL_IDLE);
     assert_true(ended(t.a) && ended(t.b));
     end(&t);
 }
