@@ -5,7 +5,7 @@
 set -euo pipefail
 
 RUN="gcc g++ libc6-dev make meson ninja-build pkg-config git ca-certificates binutils
-  libuv1-dev libjansson-dev libmd-dev libsqlite3-dev libseccomp-dev libtomlplusplus-dev
+  libuv1-dev libjansson-dev libmd-dev libsqlite3-dev libcurl4-openssl-dev libseccomp-dev libtomlplusplus-dev
   crun skopeo umoci nftables iproute2 mmdebstrap python3 curl"
 TEST="clang clang-format clang-tidy libclang-rt-14-dev cppcheck pmccabe libcmocka-dev python3-venv runc wrk
   nginx-light docker-registry apache2-utils openssl busybox-static strace gdb procps"
