@@ -17,7 +17,8 @@ static const char create_codes[] = "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
                                    "VOLUME::INVALID_MOUNT_PATH VOLUME::HOST_PATH_NOT_ALLOWED "
                                    "%::INVALID_ENTRYPOINT %::IMAGE_NOT_FOUND %::IMAGE_UNAUTHORIZED "
                                    "%::IMAGE_INVALID %::IMAGE_PULL_FAILED "
-                                   "%::SANDBOX_START_FAILED %::DISK_FULL SANDBOX::TOO_MANY";
+                                   "%::SANDBOX_START_FAILED %::DISK_FULL SANDBOX::TOO_MANY "
+                                   "SANDBOX::IDEMPOTENCY_CONFLICT";
 static const char proxy_codes[] = "%::SANDBOX_NOT_FOUND %::INVALID_PORT SANDBOX::INVALID_PARAMETER "
                                   "SANDBOX::PENDING SANDBOX::PAUSED SANDBOX::NOT_RUNNING "
                                   "MISSING_OR_INVALID_EXECD_TOKEN MISSING_OR_INVALID_SECURE_ACCESS "

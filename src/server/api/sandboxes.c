@@ -9,11 +9,14 @@
 
 // ---- create ----
 
+enum { IDEMPOTENCY_KEY_MAX = 255 };
+
 struct create_call {  // lives in the exchange's arena
     struct list node; // in api.held while the domain is not ready
     struct http_exchange *x;
     json_t *body; // the form points into it
     struct create_form form;
+    char key[SHA256_HEX_SIZE], key_body[SHA256_HEX_SIZE]; // "" without an Idempotency-Key
     struct create_ticket *ticket;
 };
 
@@ -56,11 +59,33 @@ static void create_gone(struct http_exchange *x) {
     http_reply_empty(x, 499); // nobody reads it; the access line does
 }
 
+// The key is scoped by the caller's API key, so that no caller meets another one's; what is kept of
+// both and of the body are digests.
+static void digest_key(struct create_call *c) {
+    const struct domain *d = api_of(c->x)->domain;
+    const char *key = http_header(c->x, "Idempotency-Key");
+    if (!key)
+        return;
+    const char *caller = http_header(c->x, "OPEN-SANDBOX-API-KEY");
+    json_t *both = json_pack("[ss]", caller ? caller : "", key);
+    char *text = both ? json_dumps(both, JSON_COMPACT) : NULL;
+    char *body = json_dumps(c->body, JSON_COMPACT | JSON_SORT_KEYS);
+    json_decref(both);
+    if (text && body) {
+        domain_digest(d, "idempotency key", text, strlen(text), c->key);
+        domain_digest(d, "idempotency body", body, strlen(body), c->key_body);
+    }
+    free(text);
+    free(body);
+}
+
 static void create_start(struct create_call *c) {
     const char *prefer = http_header(c->x, "Prefer");
     const struct create_request q = {.spec = c->form.spec,
                                      .image_username = c->form.username,
                                      .image_password = c->form.password,
+                                     .key = c->key[0] ? c->key : NULL,
+                                     .key_body = c->key_body,
                                      .wait_ms =
                                          prefer && strcasestr(prefer, "respond-async") ? 0 : -1};
     // done may end the exchange, and its arena with it, before this returns: then nothing of `c`
@@ -97,9 +122,26 @@ static int create_parse(struct create_call *c) {
     return 0;
 }
 
+// 1 to 255 visible ASCII bytes. False: the exchange is over.
+static bool key_is_usable(struct http_exchange *x) {
+    const char *key = http_header(x, "Idempotency-Key");
+    size_t len = key ? strlen(key) : 1;
+    for (const char *p = key; p && *p; p++)
+        if (*p < '!' || *p > '~')
+            len = 0;
+    if (len >= 1 && len <= IDEMPOTENCY_KEY_MAX)
+        return true;
+    api_refuse(x, ERR_INVALID_PARAMETER,
+               "Idempotency-Key: 1 to %d visible ASCII characters are allowed",
+               IDEMPOTENCY_KEY_MAX);
+    return false;
+}
+
 void handle_create(struct http_exchange *x) {
     struct api *a = api_of(x);
     struct create_call call = {.x = x};
+    if (!key_is_usable(x))
+        return;
     if (create_parse(&call) <
         0) { // the arena is gone with the exchange, so the call is not in it yet
         create_over(&call);
@@ -111,6 +153,7 @@ void handle_create(struct http_exchange *x) {
         api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
         return;
     }
+    digest_key(&call);
     *c = call;
     x->user = c;
     x->on_gone = create_gone;

@@ -8,17 +8,24 @@
 #include "server/errors.h"
 #include "server/sandbox/domain.h"
 
+// Who waits for the answer. Several wait for one create when they came with one idempotency key.
 struct create_ticket {
+    struct list node;
+    struct create *create;
+    create_done_fn *done;
+    void *arg;
+    bool early; // answer Pending as soon as that is durable
+    bool *over; // set when lifecycle_create() has not returned yet and it is over
+    struct timer wait;
+};
+
+struct create {
     struct operation op;
     struct domain *domain;
-    create_done_fn *done; // NULL: told already, or nobody wants to know
-    void *arg;
-    bool early;    // answer Pending as soon as that is durable
-    bool promised; // Pending was answered: a failure stays visible
+    struct list tickets; // who is to be told yet
+    bool promised;       // Pending was answered: a failure stays visible
     bool has_slot;
     bool in_store; // its record was committed
-    bool *over;    // set when lifecycle_create() has not returned yet and it is over
-    struct timer wait;
     struct image_wait image_wait;
     struct list slot_wait;
     char *username, *password;
@@ -30,11 +37,11 @@ struct create_ticket {
     struct error error; // told after the teardown
 };
 
-static struct create_ticket *ticket_of(struct operation *op) {
-    return CONTAINER_OF(op, struct create_ticket, op);
+static struct create *create_of(struct operation *op) {
+    return CONTAINER_OF(op, struct create, op);
 }
 
-static void forget_credentials(struct create_ticket *t) {
+static void forget_credentials(struct create *t) {
     char **both[] = {&t->username, &t->password};
     for (size_t i = 0; i < ARRAY_SIZE(both); i++) {
         if (*both[i])
@@ -44,26 +51,37 @@ static void forget_credentials(struct create_ticket *t) {
     }
 }
 
-static void ticket_free(struct create_ticket *t) {
-    if (t->over)
-        *t->over = true;
-    timer_stop(&t->wait);
+static void ticket_free(struct create_ticket *k) {
+    if (k->over)
+        *k->over = true;
+    timer_stop(&k->wait);
+    list_remove(&k->node);
+    free(k);
+}
+
+static void create_free(struct create *t) {
+    while (!list_empty(&t->tickets))
+        ticket_free(LIST_ENTRY(t->tickets.next, struct create_ticket, node));
     forget_credentials(t);
     spec_unref(t->spec);
     free(t);
 }
 
-static void tell(struct create_ticket *t, const struct sandbox *sb, const struct error *err) {
-    create_done_fn *done = t->done;
-    t->done = NULL;
-    timer_stop(&t->wait);
-    if (done)
-        done(sb, err, t->arg);
+static void tell(struct create_ticket *k, const struct sandbox *sb, const struct error *err) {
+    create_done_fn *done = k->done;
+    void *arg = k->arg;
+    ticket_free(k);
+    done(sb, err, arg);
+}
+
+static void tell_all(struct create *t, const struct sandbox *sb, const struct error *err) {
+    while (!list_empty(&t->tickets))
+        tell(LIST_ENTRY(t->tickets.next, struct create_ticket, node), sb, err);
 }
 
 // ---- turns: at most slots_max creates are provisioned at once; who waits holds no worker ----
 
-static void slot_release(struct create_ticket *t) {
+static void slot_release(struct create *t) {
     struct domain *d = t->domain;
     list_remove(&t->slot_wait);
     if (!t->has_slot)
@@ -73,7 +91,7 @@ static void slot_release(struct create_ticket *t) {
     struct list *node = d->freeing ? NULL : list_pop(&d->slots);
     if (!node)
         return;
-    struct create_ticket *next = LIST_ENTRY(node, struct create_ticket, slot_wait);
+    struct create *next = LIST_ENTRY(node, struct create, slot_wait);
     next->has_slot = true;
     d->slots_used++;
     operation_continue(&next->op, NULL);
@@ -82,34 +100,37 @@ static void slot_release(struct create_ticket *t) {
 // ---- steps ----
 
 static int commit_pending(struct operation *op, struct error *err) {
-    return record_fill(op, SANDBOX_PENDING, err);
+    if (record_fill(op, SANDBOX_PENDING, err) < 0)
+        return -1;
+    return op->sandbox->key ? key_put(op->sandbox->key, &op->change, err) : STEP_DONE;
 }
 
-static void promise(struct create_ticket *t) {
-    if (!t->done || !t->in_store)
+static void promise(struct create_ticket *k) {
+    struct create *t = k->create;
+    if (!k->early || !t->in_store)
         return;
     t->promised = true;
-    tell(t, t->op.sandbox, NULL);
+    tell(k, t->op.sandbox, NULL);
 }
 
 static int after_pending(struct operation *op, struct error *err) {
-    struct create_ticket *t = ticket_of(op);
+    struct create *t = create_of(op);
     (void)err;
     t->in_store = true;
-    if (t->early)
-        promise(t);
+    LIST_EACH(&t->tickets, node)
+    promise(LIST_ENTRY(node, struct create_ticket, node));
     return STEP_DONE;
 }
 
 static void on_image(struct image_wait *w, const struct image_info *info, const struct error *err) {
-    struct create_ticket *t = CONTAINER_OF(w, struct create_ticket, image_wait);
+    struct create *t = CONTAINER_OF(w, struct create, image_wait);
     if (!err)
         t->image = *info;
     operation_continue(&t->op, err);
 }
 
 static int find_image(struct operation *op, struct error *err) {
-    struct create_ticket *t = ticket_of(op);
+    struct create *t = create_of(op);
     struct runtime *r = op->domain->settings.runtime;
     const struct image_request q = {.reference = t->spec->image ? t->spec->image : "",
                                     .username = t->username,
@@ -127,7 +148,7 @@ static int find_image(struct operation *op, struct error *err) {
 }
 
 static int take_slot(struct operation *op, struct error *err) {
-    struct create_ticket *t = ticket_of(op);
+    struct create *t = create_of(op);
     struct domain *d = op->domain;
     (void)err;
     if (d->settings.runtime->ops->expect)
@@ -142,7 +163,7 @@ static int take_slot(struct operation *op, struct error *err) {
 }
 
 static int provision(struct operation *op, struct error *err) {
-    struct create_ticket *t = ticket_of(op);
+    struct create *t = create_of(op);
     struct runtime *r = op->domain->settings.runtime;
     const struct provision_request q = {.id = op->id,
                                         .spec = t->spec,
@@ -152,7 +173,7 @@ static int provision(struct operation *op, struct error *err) {
 }
 
 static int provisioned(struct operation *op, struct error *err) {
-    struct create_ticket *t = ticket_of(op);
+    struct create *t = create_of(op);
     struct sandbox *sb = op->sandbox;
     (void)err;
     memcpy(sb->image_id, t->image.id, sizeof sb->image_id);
@@ -175,40 +196,41 @@ static int running(struct operation *op, struct error *err) {
 }
 
 static void cancel(struct operation *op) {
-    struct create_ticket *t = ticket_of(op);
+    struct create *t = create_of(op);
     image_leave(&t->image_wait);
     list_remove(&t->slot_wait);
 }
 
 // The reply to a failed create comes when nothing is left of it.
 static void on_gone(struct teardown_wait *w, const struct error *err) {
-    struct create_ticket *t = CONTAINER_OF(w, struct create_ticket, teardown);
+    struct create *t = CONTAINER_OF(w, struct create, teardown);
     (void)err; // why the create failed says more
     if (!t->domain->freeing)
-        tell(t, NULL, &t->error);
-    ticket_free(t);
+        tell_all(t, NULL, &t->error);
+    create_free(t);
 }
 
 // No step has left anything outside the process: there is nothing to tear down.
-static void drop(struct create_ticket *t, struct sandbox *sb) {
+static void drop(struct create *t, struct sandbox *sb) {
     struct domain *d = t->domain;
     struct error error = t->error;
     expiry_clear(d, sb);
     sb->deleting = true;
+    release_key(d, sb);
     holds_release(sb);
     operation_flush(sb, &error);
     registry_remove(d->registry, sb);
-    tell(t, NULL, &error);
-    ticket_free(t);
+    tell_all(t, NULL, &error);
+    create_free(t);
 }
 
-static void failed(struct create_ticket *t, struct sandbox *sb, const struct error *err) {
+static void failed(struct create *t, struct sandbox *sb, const struct error *err) {
     struct domain *d = t->domain;
     t->error = *err;
     if (!t->error.code[0])
         (void)error_server(&t->error, ERR_R_SANDBOX_START_FAILED, "%s", err->message);
     if (d->freeing) { // the next start finds the record
-        ticket_free(t);
+        create_free(t);
         return;
     }
     d->metrics.creates_failed++;
@@ -217,31 +239,33 @@ static void failed(struct create_ticket *t, struct sandbox *sb, const struct err
         drop(t, sb);
     } else if (t->promised && !sb->deleting) {
         ended_bury(d, sb, &t->error);
-        ticket_free(t);
-    } else if (t->done) {
+        create_free(t);
+    } else if (!list_empty(&t->tickets)) {
         t->teardown.done = on_gone;
         teardown_begin(d, sb, &t->teardown);
     } else {
         teardown_begin(d, sb, NULL);
-        ticket_free(t);
+        create_free(t);
     }
 }
 
 static void end(struct operation *op, const struct error *err) {
-    struct create_ticket *t = ticket_of(op);
+    struct create *t = create_of(op);
     struct sandbox *sb = op->sandbox;
     struct domain *d = op->domain;
     d->creates--;
     slot_release(t);
-    timer_stop(&t->wait);
+    if (sb->key)
+        sb->key->create = NULL;
     if (err) {
         failed(t, sb, err);
         return;
     }
     d->metrics.creates++;
+    sb->key = NULL; // kept, whatever becomes of the sandbox now
     holds_release(sb);
-    tell(t, sb, NULL);
-    ticket_free(t);
+    tell_all(t, sb, NULL);
+    create_free(t);
 }
 
 static const struct step steps[] = {
@@ -261,9 +285,9 @@ static const struct operation_kind create_kind = {
 // ---- the request ----
 
 static void on_wait_over(struct timer *timer) {
-    struct create_ticket *t = CONTAINER_OF(timer, struct create_ticket, wait);
-    t->early = true;
-    promise(t);
+    struct create_ticket *k = CONTAINER_OF(timer, struct create_ticket, wait);
+    k->early = true;
+    promise(k);
 }
 
 static int admit(struct domain *d, struct error *err) {
@@ -286,20 +310,21 @@ static int copy(const char *text, char **ret) {
     return text && !*ret ? -1 : 0;
 }
 
-static struct create_ticket *ticket_new(struct domain *d, const struct create_request *q) {
-    struct create_ticket *t = calloc(1, sizeof *t);
+static struct create *create_new(struct domain *d, const struct create_request *q) {
+    struct create *t = calloc(1, sizeof *t);
     if (!t)
         return NULL;
     t->domain = d;
     t->spec = spec_ref(q->spec);
+    list_init(&t->tickets);
     if (copy(q->image_username, &t->username) < 0 || copy(q->image_password, &t->password) < 0) {
-        ticket_free(t);
+        create_free(t);
         return NULL;
     }
     return t;
 }
 
-static struct sandbox *sandbox_new(struct domain *d, struct create_ticket *t) {
+static struct sandbox *sandbox_new(struct domain *d, struct create *t) {
     char id[SANDBOX_ID_SIZE], token[SANDBOX_TOKEN_SIZE];
     int64_t now = clock_wall_us();
     random_uuid(id);
@@ -315,48 +340,115 @@ static struct sandbox *sandbox_new(struct domain *d, struct create_ticket *t) {
     return sb;
 }
 
+static struct create_ticket *ticket_add(struct create *t, const struct create_request *q,
+                                        create_done_fn *done, void *arg) {
+    struct domain *d = t->domain;
+    int64_t wait_ms = q->wait_ms < 0 ? d->settings.create_wait_ms : q->wait_ms;
+    struct create_ticket *k = calloc(1, sizeof *k);
+    if (!k)
+        return NULL;
+    *k = (struct create_ticket){.create = t, .done = done, .arg = arg, .early = wait_ms == 0};
+    list_push_back(&t->tickets, &k->node);
+    if (wait_ms > 0)
+        timer_start(d->settings.loop, &k->wait, wait_ms, on_wait_over);
+    return k;
+}
+
+// The answer to a key that was seen before: true when there is one, now (*ret NULL) or later.
+static bool answered_before(struct domain *d, const struct create_request *q, create_done_fn *done,
+                            void *arg, struct create_ticket **ret, struct error *err) {
+    struct key *k = q->key ? key_find(d, q->key) : NULL;
+    struct sandbox *sb = k ? registry_visible(d->registry, k->sandbox_id) : NULL;
+    *ret = NULL;
+    if (!k)
+        return false;
+    if (strcmp(k->body, q->key_body) != 0) {
+        (void)error_server(err, ERR_IDEMPOTENCY_CONFLICT,
+                           "this Idempotency-Key was used with another request body");
+    } else if (!sb && registry_get(d->registry, k->sandbox_id) && !k->create) {
+        (void)error_server(err, ERR_TOO_MANY,
+                           "what this Idempotency-Key made is being removed; try again");
+    } else if (!sb) {
+        (void)error_server(err, ERR_IDEMPOTENCY_CONFLICT,
+                           "the sandbox %s of this Idempotency-Key is gone", k->sandbox_id);
+    } else if (!k->create) {
+        done(sb, NULL, arg);
+        return true;
+    } else if ((*ret = ticket_add(k->create, q, done, arg))) {
+        bool over = false;
+        (*ret)->over = &over;
+        promise(*ret);
+        if (over)
+            *ret = NULL;
+        else
+            (*ret)->over = NULL;
+        return true;
+    } else {
+        (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    }
+    done(NULL, err, arg);
+    return true;
+}
+
+// A create with its sandbox, key and first ticket; nothing has begun. NULL with err.
+static struct create *prepare(struct domain *d, const struct create_request *q,
+                              create_done_fn *done, void *arg, struct create_ticket **ret_ticket,
+                              struct error *err) {
+    struct create *t = create_new(d, q);
+    struct sandbox *sb = t ? sandbox_new(d, t) : NULL;
+    *ret_ticket = sb ? ticket_add(t, q, done, arg) : NULL;
+    if (!*ret_ticket)
+        (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    else if (!q->key || (sb->key = key_add(d, q->key, q->key_body, sb->id, err)))
+        t->op.sandbox = sb;
+    if (t && t->op.sandbox)
+        return t;
+    if (sb)
+        registry_remove(d->registry, sb);
+    if (t)
+        create_free(t);
+    return NULL;
+}
+
 struct create_ticket *lifecycle_create(struct domain *d, const struct create_request *q,
                                        create_done_fn *done, void *arg) {
     struct error err = {0};
-    if (admit(d, &err) < 0) {
+    struct create_ticket *ticket;
+    if (answered_before(d, q, done, arg, &ticket, &err))
+        return ticket;
+    struct create *t = admit(d, &err) < 0 ? NULL : prepare(d, q, done, arg, &ticket, &err);
+    if (!t) {
         d->metrics.creates_refused++;
         done(NULL, &err, arg);
         return NULL;
     }
-    struct create_ticket *t = ticket_new(d, q);
-    struct sandbox *sb = t ? sandbox_new(d, t) : NULL;
-    if (!sb) {
-        if (t)
-            ticket_free(t);
-        (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
-        done(NULL, &err, arg);
-        return NULL;
-    }
-    int64_t wait_ms = q->wait_ms < 0 ? d->settings.create_wait_ms : q->wait_ms;
-    t->done = done;
-    t->arg = arg;
-    t->early = wait_ms == 0;
-    if (wait_ms > 0)
-        timer_start(d->settings.loop, &t->wait, wait_ms, on_wait_over);
+    struct sandbox *sb = t->op.sandbox;
+    if (sb->key)
+        sb->key->create = t;
     d->creates++;
     expiry_set(d, sb);
     bool over = false;
-    t->over = &over;
+    ticket->over = &over;
     operation_start(d, sb, &t->op, &create_kind, false);
     if (over)
         return NULL;
-    t->over = NULL;
-    return t;
+    ticket->over = NULL;
+    return ticket;
 }
 
-void lifecycle_abandon(struct create_ticket *t) {
+void lifecycle_abandon(struct create_ticket *ticket) {
+    struct create *t = ticket->create;
     struct domain *d = t->domain;
-    t->done = NULL;
+    ticket_free(ticket);
+    if (!list_empty(&t->tickets))
+        return;                 // others wait for it
     if (t->teardown.teardown) { // it has failed already, and waited for its remains to go
         teardown_leave(&t->teardown);
-        ticket_free(t);
+        create_free(t);
         return;
     }
+    if (t->promised || t->op.sandbox->key) // somebody knows it, or will ask for it again
+        return;
     d->metrics.creates_abandoned++;
     teardown_begin(d, t->op.sandbox, NULL);
 }

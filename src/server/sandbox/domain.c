@@ -18,6 +18,8 @@ struct domain *domain_new(const struct domain_settings *s, struct error *err) {
     d->settings = *s;
     list_init(&d->operations);
     list_init(&d->slots);
+    list_init(&d->keys_by_age);
+    map_init(&d->keys);
     map_init(&d->flights);
     expiry_init(d);
     // deletes, pauses and dials always find a worker
@@ -155,5 +157,6 @@ void domain_free(struct domain *d) {
     expiry_close(d);
     registry_free(d->registry);
     map_clear(&d->flights);
+    keys_clear(d);
     free(d);
 }

@@ -3,6 +3,7 @@
 #define SERVER_SANDBOX_DOMAIN_H
 
 #include "base/map.h"
+#include "server/sandbox/keys.h"
 #include "server/sandbox/lifecycle.h"
 #include "server/sandbox/operation.h"
 #include "server/sandbox/state.h"
@@ -24,6 +25,8 @@ struct domain {
     struct map flights; // image.c: pulls under way
     struct list slots;  // creates that wait for their turn
     unsigned creates, slots_used, slots_max;
+    struct map keys; // keys.c: by their text
+    struct list keys_by_age;
     // expiry
     struct heap deadlines;
     struct timer alarm;
@@ -64,6 +67,9 @@ void teardown_leave(struct teardown_wait *w);
 // After a failed try of its operation.
 void domain_tried(struct operation *op);
 extern const struct operation_kind teardown_kind;
+
+// The create of the sandbox is over: its key, if it has one, is not the sandbox's business now.
+void release_key(struct domain *d, struct sandbox *sb);
 
 // ---- ended.c: sandboxes that stay visible after their end ----
 void ended_check(struct domain *d, struct sandbox *sb, bool starting); // it may have ended

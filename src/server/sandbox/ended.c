@@ -131,10 +131,25 @@ static int destroy(struct operation *op, struct error *err) {
     return r->ops->destroy(r, op->id, err);
 }
 
+static int commit_failed(struct operation *op, struct error *err) {
+    if (commit(op, err) < 0)
+        return -1;
+    if (op->sandbox->key)
+        key_remove(op->sandbox->key, &op->change);
+    return STEP_DONE;
+}
+
+static int buried(struct operation *op, struct error *err) {
+    (void)err;
+    release_key(op->domain, op->sandbox);
+    return STEP_DONE;
+}
+
 void ended_bury(struct domain *d, struct sandbox *sb, const struct error *why) {
     static const struct step steps[] = {
         {"destroy", STEP_WORKER, STEP_RETRY, destroy, NULL},
-        {"commit Failed", STEP_STORE, STEP_RETRY, commit, NULL},
+        {"commit Failed", STEP_STORE, STEP_RETRY, commit_failed, NULL},
+        {"buried", STEP_LOOP, 0, buried, NULL},
     };
     static const struct operation_kind kind = {
         .name = "bury", .steps = steps, .count = ARRAY_SIZE(steps), .end = end};

@@ -47,6 +47,10 @@ struct create_request {
     struct sandbox_spec *spec;                   // a reference of its own is taken
     const char *image_username, *image_password; // copied, wiped after the pull
     int64_t wait_ms; // -1: the configured wait; 0: answer Pending at once
+    // Idempotency: digests (domain_digest()) of the caller's key and of the request; NULL: none.
+    // The same key answers with the same sandbox for 24 hours, another body with it is refused, a
+    // failed create frees it.
+    const char *key, *key_body;
 };
 struct create_ticket;
 // done: sb is valid for the call only. err NULL: Running, or Pending when the wait ran out
@@ -55,7 +59,8 @@ typedef void create_done_fn(const struct sandbox *sb, const struct error *err, v
 // Returns a ticket for lifecycle_abandon(), or NULL when done() was already called.
 struct create_ticket *lifecycle_create(struct domain *d, const struct create_request *q,
                                        create_done_fn *done, void *arg);
-// The client went away before done(): nobody is told, and the sandbox is torn down.
+// The client went away before done(): it is not told. The sandbox is torn down when nobody else
+// waits for it and no idempotency key stands for it.
 void lifecycle_abandon(struct create_ticket *t);
 
 // ---- the rest; done's sb is NULL after a delete ----
@@ -88,5 +93,9 @@ void lifecycle_hold_cancel(struct hold *h);
 // purpose, id)).
 void domain_token(const struct domain *d, const char *purpose, const char *id,
                   char text[SANDBOX_TOKEN_SIZE]);
+// HMAC-SHA-256 of anything with the store's key, in hex: for what must be compared later and not
+// kept.
+void domain_digest(const struct domain *d, const char *purpose, const void *data, size_t len,
+                   char text[SHA256_HEX_SIZE]);
 
 #endif

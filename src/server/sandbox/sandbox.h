@@ -50,6 +50,7 @@ struct sandbox {
     struct list holds;         // endpoint.c: proxy requests held while Pending
     struct teardown *teardown; // teardown.c: the one that runs or has failed
     unsigned renewing;         // renewals on their way: the old deadline does not count
+    struct key *key;           // keys.c: its create came with it and has not succeeded yet
 };
 
 const char *sandbox_state_name(

@@ -318,9 +318,9 @@ static void begin_done(struct job *job) {
     d->inflight--;
     if (d->freeing)
         return;
-    if (!s->error.kind)
-        (void)store_load(d->settings.store, STORE_SANDBOXES, load_one, d,
-                         &err); // load_one()'s reason is better
+    if (!s->error.kind && // load_one()'s reason is better
+        store_load(d->settings.store, STORE_SANDBOXES, load_one, d, &err) == 0)
+        (void)keys_load(d, &err);
     if (s->error.kind || err.kind) {
         over(d, s->error.kind ? &s->error : &err);
         return;

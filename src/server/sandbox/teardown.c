@@ -17,13 +17,24 @@ static struct teardown *teardown_of(struct operation *op) {
 }
 
 static int stop_record(struct operation *op, struct error *err) {
-    return record_fill(op, SANDBOX_STOPPING, err) < 0 ? -1 : STEP_DONE;
+    if (record_fill(op, SANDBOX_STOPPING, err) < 0)
+        return -1;
+    if (op->sandbox->key) // the create has failed: its key may be used again
+        key_remove(op->sandbox->key, &op->change);
+    return STEP_DONE;
+}
+
+void release_key(struct domain *d, struct sandbox *sb) {
+    if (sb->key)
+        key_forget(d, sb->key);
+    sb->key = NULL;
 }
 
 // A disk too full for that commit is no reason to keep the sandbox: its files may be what fills it.
 static int stopped(struct operation *op, struct error *err) {
     (void)err;
     teardown_of(op)->durable = !op->step_failed;
+    release_key(op->domain, op->sandbox);
     (void)state_apply(op->domain->registry, op->sandbox, EVENT_STOP); // again after a restart
     return STEP_DONE;
 }
