@@ -8,6 +8,7 @@ enum { BLOCK = 4096, ALIGN = 16 };
 struct arena_block {
     struct arena_block *next;
     size_t used, size;
+    size_t dirty; // bytes that an earlier use may have written
     _Alignas(ALIGN) char data[];
 };
 
@@ -21,6 +22,24 @@ void arena_free(struct arena *a) {
         free(b);
     }
     arena_init(a, a->max);
+}
+
+void arena_reset(struct arena *a) {
+    struct arena_block *kept = NULL;
+    for (struct arena_block *b = a->blocks, *next; b; b = next) {
+        next = b->next;
+        if (!kept && b->size == BLOCK)
+            kept = b;
+        else
+            free(b);
+    }
+    if (kept) {
+        kept->next = NULL;
+        if (kept->dirty < kept->used)
+            kept->dirty = kept->used;
+        kept->used = 0;
+    }
+    *a = (struct arena){.blocks = kept, .max = a->max};
 }
 
 void *arena_alloc(struct arena *a, size_t size) {
@@ -38,6 +57,8 @@ void *arena_alloc(struct arena *a, size_t size) {
         a->blocks = b;
     }
     void *p = b->data + b->used;
+    if (b->used < b->dirty)
+        memset(p, 0, rounded < b->dirty - b->used ? rounded : b->dirty - b->used);
     b->used += rounded;
     a->used += size;
     return p;

@@ -13,6 +13,7 @@ struct arena {
 
 void arena_init(struct arena *a, size_t max);
 void arena_free(struct arena *a);
+void arena_reset(struct arena *a); // empty, but one block of usual size is kept for the next use
 void *arena_alloc(struct arena *a, size_t size);
 char *arena_strndup(struct arena *a, const char *text, size_t len);
 char *arena_strdup(struct arena *a, const char *text);

@@ -4,7 +4,8 @@
 // Life: a handler gets the exchange once and must end it exactly once: http_reply*(),
 // http_stream_end(), http_stream_abort(), http_tunnel() or http_proxy_run(). Until then it may keep
 // the pointer across callbacks. When the client goes away first, on_gone is called (at most once,
-// never from inside a reply call); the handler still ends the exchange, replies then go nowhere.
+// never from inside a reply call); the handler still ends the exchange, replies then go nowhere (or
+// to a client that closed its sending half only).
 // After the end the pointer is dead. Replies of pipelined requests keep the order of the requests.
 #ifndef HTTP_EXCHANGE_H
 #define HTTP_EXCHANGE_H
@@ -79,12 +80,12 @@ void http_reply_json(struct http_exchange *x, unsigned status, json_t *owned);
 void http_reply_error(struct http_exchange *x, const struct error *err);
 
 // Streamed replies. length -1: chunked (close-delimited for HTTP/1.0). The head leaves with the
-// first bytes or at once when `flush` (http_stream_flush). Bytes are queued up to the server's
-// stream_buffer.
+// first bytes, or in the loop's next turn. Bytes are queued up to the server's stream_buffer.
 void http_stream_begin(struct http_exchange *x, unsigned status, const char *content_type,
                        int64_t length);
-// 0: all taken. -1: does not fit, nothing taken; wait for on_room (or drop, if you must never
-// wait).
+// 0: all taken (also when the client is gone). -1: does not fit, nothing taken; wait for on_room
+// (or drop, if you must never wait). A piece longer than stream_buffer is taken when nothing is
+// queued.
 int http_stream_write(struct http_exchange *x, const void *data, size_t len);
 size_t http_stream_room(const struct http_exchange *x);
 void http_stream_end(struct http_exchange *x); // final chunk
@@ -103,9 +104,10 @@ struct http_body {
 void http_body_start(struct http_exchange *x, const struct http_body *callbacks);
 void http_body_resume(struct http_exchange *x);
 
-// Leaves HTTP: sends "101 Switching Protocols" with the reply headers (or the given status line as
-// is done by proxy) and hands over the connection's stream with the bytes already read. The
-// exchange is over. NULL when the client is gone.
+// Leaves HTTP: sends "101 Switching Protocols" (x->status when the handler set one) with the reply
+// fields and "Connection: Upgrade", and hands over the connection's stream with the bytes already
+// read; those live until the caller returns to the loop. The exchange is over, also when it is
+// NULL: the client is gone, or its body is not all read.
 struct stream *http_tunnel(struct http_exchange *x, const char **ret_early, size_t *ret_early_len);
 
 #endif
