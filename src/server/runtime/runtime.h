@@ -112,6 +112,17 @@ struct runtime_ops {
     int (*retire)(struct runtime *r, const char *id, struct error *err);
     int (*pause)(struct runtime *r, const char *id, struct error *err);
     int (*resume)(struct runtime *r, const char *id, struct error *err);
+    // ---- snapshots (RUNTIME_SNAPSHOTS); NULL where there are none ----
+    // Keeps what a running sandbox has changed; it stands still for as short a time as the runtime
+    // can. ret_artifact (RUNTIME_STATE_MAX bytes): JSON of the runtime for what follows.
+    int (*snapshot)(struct runtime *r, const char *id, const char *snapshot_id, char *ret_artifact,
+                    struct error *err);
+    // After a crash: 1 and the artifact when it is whole, 0 when there is none.
+    int (*snapshot_find)(struct runtime *r, const char *snapshot_id, char *ret_artifact,
+                         struct error *err);
+    // Idempotent. EBUSY while a sandbox or another snapshot stands on it.
+    int (*snapshot_remove)(struct runtime *r, const char *snapshot_id, const char *artifact,
+                           struct error *err);
     int (*inspect)(struct runtime *r, const char *id, struct inspection *ret, struct error *err);
     int (*logs)(struct runtime *r, const char *id, struct strbuf *ret, struct error *err);
     // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd.
