@@ -69,6 +69,8 @@ void http_connection_queue(struct http_connection *c, const char *data, size_t l
         strbuf_consume(&c->out, c->out_at);
         c->out_at = 0;
     }
+    if (!http_connection_queued(c)) // the clock is asked only when something has to wait
+        c->write_ns = clock_boot_ns();
     if (strbuf_add(&c->out, data, len) < 0)
         http_connection_cut(c);
 }
@@ -88,11 +90,8 @@ void http_connection_send(struct http_connection *c, struct iovec *iov, int coun
     for (int i = 0; i < count && c->stream; i++) {
         size_t skip = sent < iov[i].iov_len ? sent : iov[i].iov_len;
         sent -= skip;
-        if (skip < iov[i].iov_len) {
-            if (!http_connection_queued(c)) // the clock is asked only when something has to wait
-                c->write_ns = clock_boot_ns();
+        if (skip < iov[i].iov_len)
             http_connection_queue(c, (const char *)iov[i].iov_base + skip, iov[i].iov_len - skip);
-        }
     }
 }
 

@@ -272,9 +272,11 @@ void http_stream_begin(struct http_exchange *x, unsigned status, const char *con
 }
 
 size_t http_stream_room(const struct http_exchange *x) {
-    const struct http_call *call = http_call_of(x);
+    struct http_call *call = http_call_of(x);
     size_t queued = call->head_waits ? 0 : http_connection_queued(call->connection);
     size_t max = x->server->settings.stream_buffer;
+    if (queued > max / 2) // who asks may wait for more
+        call->wants_room = true;
     return queued < max ? max - queued : 0;
 }
 

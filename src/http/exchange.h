@@ -87,6 +87,8 @@ void http_stream_begin(struct http_exchange *x, unsigned status, const char *con
 // (or drop, if you must never wait). A piece longer than stream_buffer is taken when nothing is
 // queued.
 int http_stream_write(struct http_exchange *x, const void *data, size_t len);
+// What http_stream_write() takes now. When it is less than half of stream_buffer, on_room tells of
+// more.
 size_t http_stream_room(const struct http_exchange *x);
 void http_stream_end(struct http_exchange *x); // final chunk
 void http_stream_abort(

@@ -335,8 +335,7 @@ static void upgrade(struct proxy *p, const char *rest, size_t rest_len) {
         return;
     }
     if (pass_fields(p, &parser->head.headers) < 0 ||
-        http_reply_header(x, "Upgrade", protocol) < 0 ||
-        http_reply_header(x, "Connection", "Upgrade") < 0) {
+        http_reply_header(x, "Upgrade", protocol) < 0) {
         fail_response(p, "the upstream's answer could not be passed on");
         return;
     }
