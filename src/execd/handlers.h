@@ -21,4 +21,19 @@ int command_interrupt(struct execd *e, const char *id, struct error *err);
 int command_room_start(struct execd *e, struct error *err);
 void command_room_stop(struct execd *e);
 
+// files/files.c
+void handle_files_info(struct http_exchange *x);
+void handle_files_delete(struct http_exchange *x);
+void handle_files_mv(struct http_exchange *x);
+void handle_files_permissions(struct http_exchange *x);
+void handle_directories_make(struct http_exchange *x);
+void handle_directories_delete(struct http_exchange *x);
+void handle_directories_list(struct http_exchange *x);
+// files/search.c
+void handle_files_search(struct http_exchange *x);
+void handle_files_replace(struct http_exchange *x);
+// files/upload.c, files/download.c
+void handle_files_upload(struct http_exchange *x);
+void handle_files_download(struct http_exchange *x);
+
 #endif

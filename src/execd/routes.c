@@ -15,6 +15,12 @@
 #define STREAMED HTTP_BODY_STREAMED
 #define OPEN     HTTP_ROUTE_OPEN
 
+// A file route, and the same for another user of the sandbox (compat-1.1.1.md E13).
+#define FILES(method, path, handle, body, codes)                                                   \
+    {method, path, handle, body, 0, codes}, {                                                      \
+        method, "/v1/filesystem/{uid}/{gid}" path, handle, body, 0, codes " " CODE_IDENTITY        \
+    }
+
 // The one table (execd.md 2.2). A block for each file; first match wins.
 static const struct http_route routes[] = {
     {"GET", "/ping", handle_ping, BUFFERED, OPEN, ""},
@@ -24,6 +30,28 @@ static const struct http_route routes[] = {
     {"DELETE", "/command", handle_interrupt, BUFFERED, 0, CODE_QUERY " " CODE_RUNTIME},
     {"GET", "/command/status/{id}", handle_command_status, BUFFERED, 0, CODE_BODY},
     {"GET", "/command/{id}/logs", handle_command_logs, BUFFERED, 0, CODE_BODY},
+
+    // files/
+    FILES("GET", "/files/info", handle_files_info, BUFFERED, CODE_NOT_FOUND " " CODE_RUNTIME),
+    FILES("DELETE", "/files", handle_files_delete, BUFFERED, CODE_RUNTIME),
+    FILES("POST", "/files/mv", handle_files_mv, BUFFERED,
+          CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
+    FILES("POST", "/files/permissions", handle_files_permissions, BUFFERED,
+          CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
+    FILES("GET", "/files/search", handle_files_search, BUFFERED,
+          CODE_QUERY " " CODE_NOT_FOUND " " CODE_RUNTIME),
+    FILES("POST", "/files/replace", handle_files_replace, BUFFERED,
+          CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
+    FILES("POST", "/files/upload", handle_files_upload, STREAMED,
+          CODE_FILE " " CODE_CONTENT " " CODE_METADATA " " CODE_RUNTIME),
+    FILES("GET", "/files/download", handle_files_download, BUFFERED,
+          CODE_QUERY " " CODE_BODY " " CODE_FILE " " CODE_NOT_FOUND " " CODE_UNKNOWN
+                     " " CODE_RUNTIME),
+    FILES("GET", "/directories/list", handle_directories_list, BUFFERED,
+          CODE_QUERY " " CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
+    FILES("POST", "/directories", handle_directories_make, BUFFERED, CODE_BODY " " CODE_RUNTIME),
+    FILES("DELETE", "/directories", handle_directories_delete, BUFFERED,
+          CODE_BODY " " CODE_RUNTIME),
 
     // code contexts: later
     {"POST", "/code", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
