@@ -24,7 +24,7 @@
 #include "server/runtime/oci/layer.h"
 #include "server/runtime/oci/probe.h"
 #include "server/runtime/oci/sandbox.h"
-#include "server/runtime/oci/user.h"
+#include "server/runtime/oci/image/user.h"
 
 enum {
     BACKLOG = 128,

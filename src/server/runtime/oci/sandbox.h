@@ -12,7 +12,7 @@
 #include "server/runtime/oci/bundle.h"
 #include "server/runtime/oci/cgroup.h"
 #include "server/runtime/oci/chores.h"
-#include "server/runtime/oci/image.h"
+#include "server/runtime/oci/image/image.h"
 #include "server/runtime/oci/launch.h"
 #include "server/runtime/oci/net/network.h"
 #include "server/runtime/oci/oci.h"

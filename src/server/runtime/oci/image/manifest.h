@@ -33,6 +33,9 @@ struct image_config {
 void image_config_clear(struct image_config *c); // a zeroed one is fine
 // The empty config of a root tarball: PATH only.
 int image_config_plain(struct image_config *c, const char *os, const char *arch, struct error *err);
+// Overwrites what the `config` member of a config blob (or record) names. `c` was made plain before
+// and stays valid on failure.
+int image_config_read(const json_t *j, struct image_config *c, struct error *err);
 json_t *image_config_to_json(const struct image_config *c);
 int image_config_from_json(const json_t *j, struct image_config *ret, struct error *err);
 
@@ -42,15 +45,20 @@ struct platform {
 // The host's architecture in Go's words ("amd64").
 const char *platform_host_arch(void);
 
+struct blob {
+    char digest[DIGEST_TEXT_SIZE];
+    uint64_t bytes;
+};
 enum manifest_kind { MANIFEST_IMAGE, MANIFEST_INDEX };
 struct manifest {
     enum manifest_kind kind;
-    char digest[DIGEST_TEXT_SIZE];        // of the bytes given
-    char config_digest[DIGEST_TEXT_SIZE]; // image only
-    uint64_t config_bytes;
+    bool docker;                   // media types of Docker, not of OCI
+    char digest[DIGEST_TEXT_SIZE]; // of the bytes given
+    struct blob chosen;            // index only: the entry for the platform
+    struct blob config;            // image only, with what follows
     unsigned layers;
-    uint64_t layer_bytes;          // compressed, together
-    char chosen[DIGEST_TEXT_SIZE]; // index only: the entry for the platform
+    struct blob layer[MANIFEST_LAYERS_MAX];
+    uint64_t layer_bytes; // compressed, together
 };
 // Reads one document. `expected` (may be NULL) is the digest under which it was asked for.
 int manifest_parse(const char *text, size_t len, const char *expected, const struct platform *want,
@@ -60,7 +68,7 @@ int manifest_parse_config(const char *text, size_t len, const struct platform *w
                           struct image_config *ret, struct error *err);
 // The whole chain index.json -> (index) -> manifest -> config of an OCI layout directory with
 // exactly one image for the platform: every digest hashed again, every size compared. Layers are
-// hashed too.
+// hashed too. IMAGE_INVALID says what is wrong. Blocking: workers.
 int manifest_read_layout(int layout, const struct platform *want, struct manifest *ret,
                          struct image_config *ret_config, struct error *err);
 bool digest_valid(const char *text); // "sha256:" and 64 lower-case hex digits, nothing else

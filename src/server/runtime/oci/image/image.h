@@ -1,14 +1,16 @@
 // The image store below <state_dir>/oci: unpacked images, published by one rename each, never
 // changed afterwards.
 //
-//   version                   "1"; a server holds a lock on it, so there is one server per store
-//   images/<id>/rootfs        only ever the lower of an overlay; id is "sha256-<hex>" of the
-//   manifest (or of the root tarball) images/<id>/image.json    the record: config, size, source
-//   names images/.tmp-<uuid>/       a pull or import in progress, locked by its owner; an unlocked
-//   one is deleted at open image-names/<hex>.json    reference and platform -> image id, with the
-//   time of the last answer of the registry image-refs/<sandbox id>   a symbolic link whose text is
-//   the image id: that sandbox needs the image trash/                    renamed first, deleted
-//   then
+// - version: "1"; a server holds a lock on it, so there is one server per store
+// - images/<id>/rootfs: only ever the lower of an overlay; id is "sha256-<hex>" of the manifest (or
+//   of the root tarball); the time of images/<id> is that of its last use
+// - images/<id>/image.json: the record: config, size, source
+// - images/.tmp-<uuid>/: a pull or import in progress, locked by its owner; an unlocked one is
+//   deleted at open
+// - image-names/<hex>.json: reference and platform -> image id, with the time of the last answer of
+//   the registry
+// - image-refs/<sandbox id>: a symbolic link whose text is the image id: that sandbox needs it
+// - trash/: renamed first, deleted then
 //
 // The command line uses the same store beside a running server: files are the truth, the index in
 // memory is a copy of them that notices changes. Any thread, except where stated; everything but
@@ -20,7 +22,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "server/runtime/oci/manifest.h"
+#include "server/runtime/oci/image/manifest.h"
 #include "server/runtime/oci/oci.h"
 #include "server/runtime/runtime.h"
 
@@ -50,7 +52,8 @@ struct image_store *image_store_open(const struct oci_settings *s, enum image_st
 void image_store_close(struct image_store *s); // NULL is fine
 
 // Pulls and unpacks unless it is there. Errors carry codes of errors.def: IMAGE_NOT_FOUND,
-// _UNAUTHORIZED, _INVALID, _PULL_FAILED, DISK_FULL; nothing is left behind by a failure. Two
+// _UNAUTHORIZED, _INVALID, _PULL_FAILED, DISK_FULL, INVALID_PARAMETER (a registry that is not
+// allowed); nothing is left behind by a failure. Two
 // callers with one reference share one pull.
 int image_store_ensure(struct image_store *s, const struct image_request *q, struct image_info *ret,
                        struct error *err);
@@ -59,7 +62,7 @@ bool image_store_ready(struct image_store *s, const struct image_request *q,
                        struct image_info *ret);
 // Imports a file or directory: root tarball (plain, gzip, xz, zstd), docker-archive, OCI layout
 // directory or archive. `name` is the reference under which it will be found, without a registry it
-// means docker.io/library as everywhere. `os`, `arch` NULL: the host's.
+// means docker.io/library as everywhere. For the host's platform.
 int image_store_import(struct image_store *s, const char *path, const char *name,
                        struct image_info *ret, struct error *err);
 

@@ -4,6 +4,7 @@
 #ifndef SERVER_RUNTIME_OCI_USER_H
 #define SERVER_RUNTIME_OCI_USER_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -22,5 +23,12 @@ struct user {
 // naming what is wrong. `root` is a directory descriptor of the merged root (of a fresh sandbox: of
 // the image's rootfs).
 int user_resolve(int root, const char *text, struct user *ret, struct error *err);
+
+// The same on the bytes of /etc/passwd and /etc/group; NULL: there is no such file. Any thread.
+struct user_files {
+    const char *passwd, *group;
+    size_t passwd_len, group_len;
+};
+int user_find(const struct user_files *f, const char *text, struct user *ret, struct error *err);
 
 #endif

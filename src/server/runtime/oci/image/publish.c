@@ -1,0 +1,195 @@
+#include "server/runtime/oci/image/publish.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "fmt/json.h"
+#include "server/errors.h"
+
+enum { DEPTH_MAX = 256, RECORD_MAX = 16 * 1024 * 1024 };
+
+// ---- the walk ----
+
+struct walk {
+    struct publish_report *report;
+    uint64_t max_bytes, max_entries;
+    struct error *err;
+};
+
+static int walk(struct walk *w, int dir, unsigned depth);
+
+static int visit(struct walk *w, int at, const char *name, unsigned depth) {
+    struct stat st;
+    if (fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW))
+        return error_errno(w->err, errno, "image's %.100s", name);
+    w->report->entries++;
+    if (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode)) {
+        // crun drops `nodev` of the root (oci-runtime.md section 6)
+        w->report->devices++;
+        return unlinkat(at, name, 0) ? error_errno(w->err, errno, "device node %.100s", name) : 0;
+    }
+    if (S_ISREG(st.st_mode)) // a file with many names is counted once
+        w->report->bytes += (uint64_t)st.st_size / (st.st_nlink ? st.st_nlink : 1);
+    if (w->report->bytes > w->max_bytes || w->report->entries > w->max_entries)
+        return error_set(w->err, EFBIG, "limits");
+    if (!S_ISDIR(st.st_mode))
+        return 0;
+    if (depth == DEPTH_MAX)
+        return error_set(w->err, ELOOP, "directories nested deeper than %d", (int)DEPTH_MAX);
+    int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 ? error_errno(w->err, errno, "image's %.100s", name) : walk(w, fd, depth + 1);
+}
+
+// Takes the descriptor.
+static int walk(struct walk *w, int dir, unsigned depth) {
+    DIR *d = fdopendir(dir);
+    int result = 0;
+    if (!d) {
+        (void)close(dir);
+        return error_errno(w->err, ENOMEM, "image");
+    }
+    for (struct dirent *e; !result && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            result = visit(w, dirfd(d), e->d_name, depth);
+    (void)closedir(d);
+    return result;
+}
+
+// ---- what must be there ----
+
+// runc 1.1.5 follows a linked /dev to the host (CVE-2026-41579 and kin).
+static int need_directory(int root, const char *name, mode_t mode, struct publish_report *r,
+                          struct error *err) {
+    struct stat st;
+    if (!fstatat(root, name, &st, AT_SYMLINK_NOFOLLOW)) {
+        if (S_ISDIR(st.st_mode))
+            return 0;
+        r->replaced++;
+        if (unlinkat(root, name, 0))
+            return error_errno(err, errno, "/%s of the image", name);
+    }
+    if (mkdirat(root, name, 0700) || fchmodat(root, name, mode, 0))
+        return error_errno(err, errno, "/%s of the image", name);
+    return 0;
+}
+
+// The place that execd is mounted on. A link of the image on the way stays: then each sandbox gets
+// the place in its own layer.
+static void add_mount_point(int root) {
+    cleanup_close int bin = path_make_dirs(root, "opt/opensandbox/bin", 0755);
+    cleanup_close int file =
+        bin < 0 ? -1
+                : openat(bin, "execd", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0755);
+    if (file >= 0)
+        (void)fchmod(file, 0755); // whatever the umask; layer.c makes what is missing
+}
+
+static int add_file(int root, const char *path, struct error *err) {
+    cleanup_close int fd =
+        openat(root, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0 && errno != EEXIST)
+        return error_errno(err, errno, "/%s of the image", path);
+    if (fd >= 0)
+        (void)fchmod(fd, 0644); // whatever the umask
+    return 0;
+}
+
+int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct publish_report *ret,
+                  struct error *err) {
+    static const struct {
+        const char *name;
+        mode_t mode;
+    } needed[] = {{"dev", 0755}, {"proc", 0555}, {"sys", 0555},
+                  {"etc", 0755}, {"run", 0755},  {"tmp", 01777}};
+    struct walk w = {ret, max_bytes, max_entries, err};
+    *ret = (struct publish_report){.bytes = 0};
+    int dir = openat(rootfs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return error_errno(err, errno, "image");
+    if (walk(&w, dir, 0))
+        return -1;
+    for (size_t i = 0; i < ARRAY_SIZE(needed); i++)
+        if (need_directory(rootfs, needed[i].name, needed[i].mode, ret, err))
+            return -1;
+    add_mount_point(rootfs);
+    return add_file(rootfs, "etc/passwd", err);
+}
+
+// ---- the rename ----
+
+static int write_record(const struct work *w, const char *image_id,
+                        const struct image_config *config, const struct publish_report *r,
+                        struct error *err) {
+    cleanup_json json_t *j =
+        json_pack("{s:s,s:s,s:I,s:I,s:I,s:o}", "id", image_id, "source", w->what, "bytes",
+                  (json_int_t)r->bytes, "entries", (json_int_t)r->entries, "created_us",
+                  (json_int_t)clock_wall_us(), "config", image_config_to_json(config));
+    cleanup_strbuf struct strbuf sb;
+    strbuf_init(&sb, RECORD_MAX);
+    if (!j || json_write(j, &sb))
+        return error_set(err, ENOMEM, "the record of the image is too large");
+    return fd_replace_file(w->dir, "image.json", sb.data, sb.len, 0600, err);
+}
+
+// What tools left beside the tree.
+static int remove_others(const struct work *w, struct error *err) {
+    int fd = openat(w->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), result = 0;
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        if (fd >= 0)
+            (void)close(fd);
+        return error_errno(err, ENOMEM, "directory of the image");
+    }
+    for (struct dirent *e; !result && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+            strcmp(e->d_name, "rootfs") != 0)
+            result = path_remove_tree(w->dir, e->d_name, err);
+    (void)closedir(d);
+    return result;
+}
+
+static int give_name(struct work *w, const char *image_id, struct error *err) {
+    // an image whose files are not on the disk must not have a name after a power loss
+    if (syncfs(w->dir))
+        return error_errno(err, errno, "image %s", image_id);
+    if (!renameat2(w->images, w->name, w->images, image_id, RENAME_NOREPLACE)) {
+        w->name[0] = '\0'; // no longer ours to remove
+        return fsync(w->images) ? error_errno(err, errno, "images") : 0;
+    }
+    return errno == EEXIST ? 0 : error_errno(err, errno, "image %s", image_id);
+}
+
+int publish(struct work *w, const char *image_id, const struct image_config *config,
+            struct error *err) {
+    struct publish_report r;
+    cleanup_close int rootfs =
+        openat(w->dir, "rootfs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    work_step(w, "checking", "rootfs", 0);
+    int result = rootfs < 0 ? error_errno(err, errno, "rootfs")
+                            : publish_check(rootfs, w->settings->image_max_bytes,
+                                            w->settings->image_max_entries, &r, err);
+    if (!result)
+        result = remove_others(w, err);
+    if (!result)
+        result = write_record(w, image_id, config, &r, err);
+    if (!result)
+        result = give_name(w, image_id, err);
+    if (result)
+        return work_failed(w, ERR_R_IMAGE_INVALID, err);
+    if (r.devices || r.replaced)
+        log_info("image %s: removed %u device nodes, replaced %u links or files by directories",
+                 w->what, r.devices, r.replaced);
+    log_info("image %s: %s, %llu MiB in %llu files, after %lld ms", w->what, image_id,
+             (unsigned long long)(r.bytes >> 20), (unsigned long long)r.entries,
+             (long long)(clock_boot_ms() - w->started_ms));
+    return 0;
+}

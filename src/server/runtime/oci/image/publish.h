@@ -1,0 +1,27 @@
+// The check of a fresh tree before anything runs in it (oci-runtime.md 1.3), and the one rename
+// that makes an image. Private to image/. Blocking: workers.
+#ifndef SERVER_RUNTIME_OCI_IMAGE_PUBLISH_H
+#define SERVER_RUNTIME_OCI_IMAGE_PUBLISH_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "server/runtime/oci/image/image.h"
+#include "server/runtime/oci/image/work.h"
+
+struct publish_report {
+    uint64_t bytes, entries;
+    unsigned devices;  // nodes deleted
+    unsigned replaced; // links or files where a directory must be
+};
+// Deletes device nodes, makes /dev /proc /sys /etc /run /tmp real directories, adds the mount
+// points of ours; counts. EFBIG past the limits, ELOOP for a tree deeper than 256.
+int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct publish_report *ret,
+                  struct error *err);
+
+// Checks <work>/rootfs, writes the record beside it and gives both their name. When somebody else
+// was faster theirs stays and ours goes.
+int publish(struct work *w, const char *image_id, const struct image_config *config,
+            struct error *err);
+
+#endif
