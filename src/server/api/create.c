@@ -369,7 +369,7 @@ int create_check(const struct api *a, struct create_form *f, struct error *err) 
         return error_server(err, ERR_INVALID_PARAMETER,
                             "credentialProxy is not supported yet: leave it out");
     if (check_limits(f, err) < 0 || check_env(f, err) < 0 ||
-        volumes_check(a, volumes.value, f->spec, err) < 0)
+        volumes_convert(a, volumes.value, f->spec, err) < 0)
         return -1;
     f->spec->image = strdup(f->image);
     return f->spec->image ? 0 : error_set(err, ENOMEM, "out of memory");

@@ -26,7 +26,7 @@ void create_form_clear(struct create_form *f);
 
 // Volumes (5.3): types (422), then meaning (400) into spec->volumes.
 void volumes_read(struct problems *p, const struct field *list);
-int volumes_check(const struct api *a, const json_t *list, struct sandbox_spec *spec,
-                  struct error *err);
+int volumes_convert(const struct api *a, const json_t *list, struct sandbox_spec *spec,
+                    struct error *err);
 
 #endif

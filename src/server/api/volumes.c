@@ -205,8 +205,8 @@ static int check_volume(const struct api *a, const json_t *o, struct sandbox_spe
     return check_source(a, o, v, err);
 }
 
-int volumes_check(const struct api *a, const json_t *list, struct sandbox_spec *spec,
-                  struct error *err) {
+int volumes_convert(const struct api *a, const json_t *list, struct sandbox_spec *spec,
+                    struct error *err) {
     const json_t *o;
     size_t i;
     if (!json_array_size(list))

@@ -12,8 +12,8 @@
 #include "base/path.h"
 #include "server/errors.h"
 #include "server/runtime/oci/image/fetch.h"
+#include "server/runtime/oci/image/index.h"
 #include "server/runtime/oci/image/publish.h"
-#include "server/runtime/oci/image/store.h"
 #include "server/runtime/oci/image/unpack.h"
 #include "server/runtime/oci/image/work.h"
 
@@ -37,9 +37,9 @@ static int unpack_and_publish(struct work *w, const char *id, const struct platf
 static int finish(struct image_store *s, const char *key, const char *id, struct image_info *ret,
                   struct error *err) {
     struct error ignored;
-    if (store_name(s, key, id, err))
+    if (index_name(s, key, id, err))
         return -1;
-    if (!store_has(s, id, ret))
+    if (!index_has(s, id, ret))
         return error_server(err, ERR_R_IMAGE_NOT_FOUND, "image %s has just been removed", id);
     if (image_store_prune(s, &ignored))
         log_warning("images: %s", ignored.message);
@@ -58,7 +58,7 @@ static int pull(struct image_store *s, struct fetch *f, const char *key, struct 
     if (fetch_resolve(f, m, err))
         return -1;
     id_of(m->digest, id);
-    if (!store_has(s, id, ret)) {
+    if (!index_has(s, id, ret)) {
         log_info("image %s: fetching %llu MiB in %u layers", f->reference->text,
                  (unsigned long long)(m->layer_bytes >> 20), m->layers);
         // the layout's own manifest may differ: skopeo makes Docker's into OCI's
@@ -90,7 +90,7 @@ static int pull_alone(struct image_store *s, const struct image_request *q,
 
 struct flight {
     struct list node;
-    char key[STORE_KEY_SIZE];
+    char key[INDEX_KEY_SIZE];
     uint8_t secret[SHA256_SIZE]; // nobody gets an image by another one's password
     unsigned waiting;
     bool done;
@@ -134,10 +134,10 @@ int image_store_ensure(struct image_store *s, const struct image_request *q, str
                        struct error *err) {
     struct reference r;
     struct flight own = {.result = -1};
-    if (reference_parse(q->reference, &r, err) || store_refresh(s, err))
+    if (reference_parse(q->reference, &r, err) || index_refresh(s, err))
         return -1;
-    store_key(&r, q->os, q->arch, own.key);
-    if ((!q->always_pull || *r.digest) && store_lookup(s, own.key, ret))
+    index_key(&r, q->os, q->arch, own.key);
+    if ((!q->always_pull || *r.digest) && index_lookup(s, own.key, ret))
         return 0;
     digest_secret(q, own.secret);
     (void)pthread_mutex_lock(&s->mutex);
@@ -200,7 +200,7 @@ static int import_file(struct import *i, struct error *err) {
     if (sha256_fd(i->file, sum))
         return error_errno(err, errno, "%s", i->work->what);
     encode_hex(sum, sizeof sum, i->id + 7);
-    if (store_has(i->store, i->id, &info))
+    if (index_has(i->store, i->id, &info))
         return 0;
     if (unpack_tar(i->work, i->file, err))
         return -1;
@@ -238,14 +238,14 @@ int image_store_import(struct image_store *s, const char *path, const char *name
                        struct image_info *ret, struct error *err) {
     struct reference r;
     struct work w;
-    char key[STORE_KEY_SIZE];
+    char key[INDEX_KEY_SIZE];
     struct import i = {.store = s, .work = &w, .want = {"linux", platform_host_arch(), NULL}};
-    if (reference_parse(name, &r, err) || store_refresh(s, err))
+    if (reference_parse(name, &r, err) || index_refresh(s, err))
         return -1;
     if (*r.digest)
         return error_server(err, ERR_R_IMAGE_INVALID,
                             "an import is named by a tag, not by a digest");
-    store_key(&r, NULL, NULL, key);
+    index_key(&r, NULL, NULL, key);
     cleanup_close int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (file < 0)
         return error_errno(err, errno, "%s", path);

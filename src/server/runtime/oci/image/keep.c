@@ -13,7 +13,7 @@
 #include "base/path.h"
 #include "base/random.h"
 #include "server/errors.h"
-#include "server/runtime/oci/image/store.h"
+#include "server/runtime/oci/image/index.h"
 
 enum { GRACE_S = 60, PRUNE_MS = 24 * 3600 * 1000, PREFIX_MIN = 8 };
 
@@ -21,7 +21,7 @@ enum { GRACE_S = 60, PRUNE_MS = 24 * 3600 * 1000, PREFIX_MIN = 8 };
 
 int image_store_ref(struct image_store *s, const char *image_id, const char *sandbox_id,
                     struct error *err) {
-    cleanup_close int guard = store_guard(s, LOCK_SH);
+    cleanup_close int guard = index_guard(s, LOCK_SH);
     if (guard < 0)
         return error_errno(err, errno, "image store");
     // the time of the directory is that of the last use; nothing else changes it
@@ -136,13 +136,13 @@ int image_store_list(struct image_store *s, struct image_listing **ret_items, si
     struct map used;
     map_init(&used);
     struct listing l = {.store = s, .used = &used};
-    int result = store_refresh(s, err);
+    int result = index_refresh(s, err);
     if (!result)
         result = count_refs(s, &used, err);
     if (!result) {
-        store_each_image(s, add_image, &l);
+        index_each_image(s, add_image, &l);
         if (!l.failed)
-            store_each_name(s, add_name, &l);
+            index_each_name(s, add_name, &l);
         result = l.failed ? error_set(err, ENOMEM, "out of memory") : 0;
     }
     map_clear(&used);
@@ -165,7 +165,7 @@ static int retire(struct image_store *s, const char *id, char trash[IMAGE_ID_MAX
     struct map used;
     char salt[9];
     map_init(&used);
-    cleanup_close int guard = store_guard(s, LOCK_EX);
+    cleanup_close int guard = index_guard(s, LOCK_EX);
     if (guard < 0)
         return error_errno(err, errno, "image store");
     int result = count_refs(s, &used, err);
@@ -184,7 +184,7 @@ static int retire(struct image_store *s, const char *id, char trash[IMAGE_ID_MAX
 
 static int remove_image(struct image_store *s, const char *id, struct error *err) {
     char trash[IMAGE_ID_MAX + 16];
-    if (retire(s, id, trash, err) || store_forget_names(s, id, NULL, err))
+    if (retire(s, id, trash, err) || index_forget_names(s, id, NULL, err))
         return -1;
     return path_remove_tree(s->trash, trash, err);
 }
@@ -225,7 +225,7 @@ static void of_image(const struct name_row *row, void *arg) {
 
 static int remove_by_id(struct image_store *s, const char *hex, struct error *err) {
     struct search q = {.text = hex, .len = strlen(hex)};
-    store_each_image(s, by_prefix, &q);
+    index_each_image(s, by_prefix, &q);
     if (q.hits > 1)
         return error_set(err, EINVAL, "%zu images begin with %s; give more digits", q.hits, hex);
     return q.hits ? remove_image(s, q.id, err)
@@ -238,12 +238,12 @@ int image_store_remove(struct image_store *s, const char *which, struct error *e
     const char *hex = !strncmp(which, "sha256", 6) && strlen(which) > 7 ? which + 7 : which;
     size_t digits = strspn(hex, "0123456789abcdef");
     bool id = digits >= PREFIX_MIN && digits < SHA256_HEX_SIZE && !hex[digits];
-    if (store_refresh(s, err))
+    if (index_refresh(s, err))
         return -1;
     if (!reference_parse(which, &r, err)) {
         q.text = r.text;
         q.len = strlen(r.text);
-        store_each_name(s, by_reference, &q);
+        index_each_name(s, by_reference, &q);
     } else if (!id) {
         return -1;
     }
@@ -251,9 +251,9 @@ int image_store_remove(struct image_store *s, const char *which, struct error *e
         return id ? remove_by_id(s, hex, err)
                   : error_server(err, ERR_R_IMAGE_NOT_FOUND, "no image %s", which);
     q.id = q.row.id;
-    store_each_name(s, of_image, &q);
+    index_each_name(s, of_image, &q);
     if (q.of_image > 1) // it has another name: only this one goes
-        return store_forget_names(s, q.row.id, q.row.key, err);
+        return index_forget_names(s, q.row.id, q.row.key, err);
     return remove_image(s, q.row.id, err);
 }
 

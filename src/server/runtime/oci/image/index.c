@@ -1,6 +1,6 @@
 // Opening, and the index: files are the truth, the maps a copy that is read again when inotify says
 // that somebody (the command line, the server, ourselves) changed them.
-#include "server/runtime/oci/image/store.h"
+#include "server/runtime/oci/image/index.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -65,9 +65,9 @@ static struct image *read_image(const struct image_store *s, const char *id, str
 
 // ---- rows of names ----
 
-void store_key(const struct reference *r, const char *os, const char *arch,
-               char key[STORE_KEY_SIZE]) {
-    (void)snprintf(key, STORE_KEY_SIZE, "%s %.24s/%.24s", r->text, os ? os : "linux",
+void index_key(const struct reference *r, const char *os, const char *arch,
+               char key[INDEX_KEY_SIZE]) {
+    (void)snprintf(key, INDEX_KEY_SIZE, "%s %.24s/%.24s", r->text, os ? os : "linux",
                    arch ? arch : platform_host_arch());
 }
 
@@ -95,7 +95,7 @@ static struct name_row *read_row(const struct image_store *s, const char *file) 
     return row;
 }
 
-int store_name(struct image_store *s, const char *key, const char *image_id, struct error *err) {
+int index_name(struct image_store *s, const char *key, const char *image_id, struct error *err) {
     char file[SHA256_HEX_SIZE + 8];
     cleanup_json json_t *j = json_pack("{s:s,s:s,s:I}", "name", key, "image", image_id,
                                        "checked_us", (json_int_t)clock_wall_us());
@@ -106,7 +106,7 @@ int store_name(struct image_store *s, const char *key, const char *image_id, str
         return error_set(err, ENOMEM, "out of memory");
     if (fd_replace_file(s->names, file, sb.data, sb.len, 0600, err))
         return -1;
-    return store_refresh(s, err);
+    return index_refresh(s, err);
 }
 
 // ---- the index ----
@@ -192,7 +192,7 @@ static void notice(struct image_store *s) {
         }
 }
 
-int store_refresh(struct image_store *s, struct error *err) {
+int index_refresh(struct image_store *s, struct error *err) {
     struct map names, images;
     (void)pthread_mutex_lock(&s->mutex);
     notice(s);
@@ -227,7 +227,7 @@ static bool describe(const struct image *i, struct image_info *ret) {
     return true;
 }
 
-bool store_lookup(struct image_store *s, const char *key, struct image_info *ret) {
+bool index_lookup(struct image_store *s, const char *key, struct image_info *ret) {
     (void)pthread_mutex_lock(&s->mutex);
     const struct name_row *row = map_get(&s->by_name, key);
     bool there = row && describe(map_get(&s->by_id, row->id), ret);
@@ -235,7 +235,7 @@ bool store_lookup(struct image_store *s, const char *key, struct image_info *ret
     return there;
 }
 
-bool store_has(struct image_store *s, const char *image_id, struct image_info *ret) {
+bool index_has(struct image_store *s, const char *image_id, struct image_info *ret) {
     (void)pthread_mutex_lock(&s->mutex);
     bool there = describe(map_get(&s->by_id, image_id), ret);
     (void)pthread_mutex_unlock(&s->mutex);
@@ -246,15 +246,15 @@ bool image_store_ready(struct image_store *s, const struct image_request *q,
                        struct image_info *ret) {
     struct reference r;
     struct error ignored; // ensure() will tell
-    char key[STORE_KEY_SIZE];
+    char key[INDEX_KEY_SIZE];
     if (reference_parse(q->reference, &r, &ignored) || (q->always_pull && !*r.digest))
         return false;
     (void)pthread_mutex_lock(&s->mutex);
     notice(s);
     bool stale = s->stale;
     (void)pthread_mutex_unlock(&s->mutex);
-    store_key(&r, q->os, q->arch, key);
-    return !stale && store_lookup(s, key, ret);
+    index_key(&r, q->os, q->arch, key);
+    return !stale && index_lookup(s, key, ret);
 }
 
 struct image *image_store_get(struct image_store *s, const char *image_id) {
@@ -287,21 +287,21 @@ static bool each_image(const char *key, void *value, void *arg) {
     return true;
 }
 
-void store_each_name(struct image_store *s, void (*f)(const struct name_row *, void *), void *arg) {
+void index_each_name(struct image_store *s, void (*f)(const struct name_row *, void *), void *arg) {
     struct each e = {.row = f, .arg = arg};
     (void)pthread_mutex_lock(&s->mutex);
     map_each(&s->by_name, each_row, &e);
     (void)pthread_mutex_unlock(&s->mutex);
 }
 
-void store_each_image(struct image_store *s, void (*f)(const struct image *, void *), void *arg) {
+void index_each_image(struct image_store *s, void (*f)(const struct image *, void *), void *arg) {
     struct each e = {.image = f, .arg = arg};
     (void)pthread_mutex_lock(&s->mutex);
     map_each(&s->by_id, each_image, &e);
     (void)pthread_mutex_unlock(&s->mutex);
 }
 
-int store_forget_names(struct image_store *s, const char *image_id, const char *key,
+int index_forget_names(struct image_store *s, const char *image_id, const char *key,
                        struct error *err) {
     DIR *d = list_dir(s->names);
     if (!d)
@@ -313,12 +313,12 @@ int store_forget_names(struct image_store *s, const char *image_id, const char *
             (void)unlinkat(s->names, e->d_name, 0); // a row without its image counts for nothing
     }
     (void)closedir(d);
-    return store_refresh(s, err);
+    return index_refresh(s, err);
 }
 
 // ---- opening ----
 
-int store_guard(struct image_store *s, int operation) {
+int index_guard(struct image_store *s, int operation) {
     int fd = openat(s->refs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); // a lock of its own
     while (fd >= 0 && flock(fd, operation))
         if (errno != EINTR) {
@@ -374,7 +374,7 @@ static int drop_dead_refs(struct image_store *s, int dir, struct error *err) {
 
 static void watch(struct image_store *s) {
     const uint32_t mask = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO;
-    char path[STORE_PATH_SIZE + 16];
+    char path[INDEX_PATH_SIZE + 16];
     s->inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     (void)snprintf(path, sizeof path, "%s/image-names", s->path);
     if (s->inotify >= 0 && inotify_add_watch(s->inotify, s->images_path, mask) >= 0 &&
@@ -405,7 +405,7 @@ static int open_all(struct image_store *s, enum image_store_mode mode, struct er
     if (work_sweep(s->images, err) || (mode == IMAGE_STORE_SERVER && drop_dead_refs(s, dir, err)))
         return -1;
     watch(s);
-    return store_refresh(s, err);
+    return index_refresh(s, err);
 }
 
 struct image_store *image_store_open(const struct oci_settings *settings,
@@ -423,7 +423,7 @@ struct image_store *image_store_open(const struct oci_settings *settings,
     list_init(&s->flights);
     (void)snprintf(s->path, sizeof s->path, "%s/oci", settings->state_dir);
     (void)snprintf(s->images_path, sizeof s->images_path, "%.500s/images", s->path);
-    if (strlen(settings->state_dir) > STORE_PATH_SIZE - 64)
+    if (strlen(settings->state_dir) > INDEX_PATH_SIZE - 64)
         (void)error_set(err, ENAMETOOLONG, "state directory %s", settings->state_dir);
     else if (!open_all(s, mode, err))
         return s;
