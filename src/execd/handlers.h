@@ -35,5 +35,18 @@ void handle_files_replace(struct http_exchange *x);
 // files/upload.c, files/download.c
 void handle_files_upload(struct http_exchange *x);
 void handle_files_download(struct http_exchange *x);
+// shell/session.c
+void handle_session_create(struct http_exchange *x);
+void handle_session_run(struct http_exchange *x);
+void handle_session_delete(struct http_exchange *x);
+int session_interrupt(struct execd *e, const char *id, struct error *err);
+void session_room_stop(struct execd *e);
+
+// shell/pty.c, shell/pty_client.c
+void handle_pty_create(struct http_exchange *x);
+void handle_pty_get(struct http_exchange *x);
+void handle_pty_delete(struct http_exchange *x);
+void handle_pty_ws(struct http_exchange *x);
+void pty_room_stop(struct execd *e);
 
 #endif

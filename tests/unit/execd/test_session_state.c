@@ -15,7 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
-#include "execd/session_state.h"
+#include "execd/shell/session_state.h"
 #include "io/spawn.h"
 
 struct shell {

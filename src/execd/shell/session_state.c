@@ -1,4 +1,4 @@
-#include "execd/session_state.h"
+#include "execd/shell/session_state.h"
 
 #include <ctype.h>
 #include <errno.h>

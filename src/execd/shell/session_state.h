@@ -6,8 +6,8 @@
 //
 // Not kept: functions, aliases, options, unexported variables; what a run changed before `exec`,
 // SIGKILL or, under a shell that is not bash, `exit` with an EXIT trap of its own. Any thread.
-#ifndef EXECD_SESSION_STATE_H
-#define EXECD_SESSION_STATE_H
+#ifndef EXECD_SHELL_SESSION_STATE_H
+#define EXECD_SHELL_SESSION_STATE_H
 
 #include <stdbool.h>
 
