@@ -61,6 +61,7 @@ struct execd {
     char *scratch;                   // EXECD_SCRATCH bytes, free between any two callbacks
     struct init *init;               // NULL unless we are the sandbox's init (execd/init.h)
     struct command_history *history; // of execd/command.c
+    struct execd_proxy *proxy;       // of execd/proxy.c
     bool stopping;
 };
 

@@ -49,4 +49,10 @@ void handle_pty_delete(struct http_exchange *x);
 void handle_pty_ws(struct http_exchange *x);
 void pty_room_stop(struct execd *e);
 
+// proxy.c
+void handle_proxy(struct http_exchange *x);
+void handle_proxy_no_port(struct http_exchange *x);
+int proxy_room_start(struct execd *e, struct error *err);
+void proxy_room_stop(struct execd *e);
+
 #endif

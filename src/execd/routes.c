@@ -64,6 +64,10 @@ static const struct http_route routes[] = {
     {"GET", "/pty/{id}/ws", handle_pty_ws, BUFFERED, 0,
      CODE_CONTEXT " " CODE_RUNTIME " ALREADY_CONNECTED VIEWER_REQUIRES_RUNNING_SESSION"},
 
+    // proxy.c
+    {"*", "/proxy/{port}/*", handle_proxy, STREAMED, 0, CODE_BODY " " CODE_RUNTIME},
+    {"*", "/proxy/", handle_proxy_no_port, BUFFERED, 0, ""},
+
     // code contexts: later
     {"POST", "/code", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
     {"DELETE", "/code", handle_interrupt, BUFFERED, 0, CODE_QUERY " " CODE_RUNTIME},
@@ -83,6 +87,7 @@ const struct execd_room execd_rooms[] = {
     {"command", command_room_start, command_room_stop, command_interrupt},
     {"session", NULL, session_room_stop, session_interrupt},
     {"pty", NULL, pty_room_stop, NULL},
+    {"proxy", proxy_room_start, proxy_room_stop, NULL},
     {NULL, NULL, NULL, NULL},
 };
 
