@@ -4,6 +4,8 @@
 
 #include "base/parse.h"
 
+#define YEAR_9999_END 253402300799 // seconds
+
 int64_t clock_boot_ns(void) {
     struct timespec t;
     (void)clock_gettime(CLOCK_BOOTTIME, &t);
@@ -101,10 +103,11 @@ static int parse_unix(const char *text, int64_t *ret_wall_us) {
     uint64_t v;
     int64_t us = 0;
     const char *p = text + whole;
-    if (parse_u64n(text, whole, 0, 253402300799999ULL, &v) < 0 || !fraction(&p, &us) || *p)
+    if (parse_u64n(text, whole, 0, YEAR_9999_END * 1000ULL + 999, &v) < 0 || !fraction(&p, &us) ||
+        *p)
         return -1;
     bool millis = v > 20000000000ULL; // lifecycle-api.md 3.3
-    if (!millis && v > 253402300799ULL)
+    if (!millis && v > YEAR_9999_END)
         return -1;
     *ret_wall_us = millis ? (int64_t)v * 1000 + us / 1000 : (int64_t)v * 1000000 + us;
     return 0;
@@ -137,6 +140,9 @@ int clock_parse(const char *text, int64_t *ret_wall_us) {
     time_t t = timegm(&tm);
     if (tm.tm_mday != day) // 31 February
         return -1;
-    *ret_wall_us = ((int64_t)t - away) * 1000000 + us;
+    int64_t sec = (int64_t)t - away;
+    if (sec > YEAR_9999_END)
+        return -1;
+    *ret_wall_us = sec * 1000000 + us;
     return 0;
 }

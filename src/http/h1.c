@@ -10,9 +10,9 @@
     "llhttp before 9 takes a lone CR for the end of a header: compile it with LLHTTP_STRICT_MODE=1"
 #endif
 
-// Where the raw bytes of a head stand; kept in h1.fold. llhttp accepts obs-fold and does not say
-// so, hence this look at the bytes themselves.
-enum fold { BEFORE_START, IN_LINE, AFTER_LF, AFTER_LF_CR };
+// Where the raw bytes of a head stand; kept in h1.fold. llhttp accepts obs-fold and, for the empty
+// line at the end, a bare LF, and does not say so; hence this look at the bytes themselves.
+enum fold { BEFORE_START, IN_LINE, AFTER_LF, AFTER_LF_CR, AFTER_HEAD };
 
 static int refuse(struct h1 *p, int status, const char *reason) {
     if (!p->status) {
@@ -145,7 +145,10 @@ static int on_headers_complete(llhttp_t *parser) {
     struct h1 *p = of(parser);
     struct http_head *head = &p->head;
     enum h1_kind kind = parser->type == HTTP_REQUEST ? H1_REQUEST : H1_RESPONSE;
-    if (check_start_line(p, kind) || check_framing(p) || (kind == H1_REQUEST && check_host(p)))
+    if (p->fold != AFTER_HEAD)
+        (void)refuse(p, 400, "malformed header");
+    if (p->status || check_start_line(p, kind) || check_framing(p) ||
+        (kind == H1_REQUEST && check_host(p)))
         return -1;
     unsigned flags = parser->flags;
     head->keep_alive =
@@ -221,37 +224,34 @@ void h1_free(struct h1 *p) {
     strbuf_free(&p->target);
 }
 
-// How many of the bytes belong to the head (the empty line included), SIZE_MAX on an obs-fold.
-static size_t scan_head(struct h1 *p, const char *data, size_t len, bool *ret_end) {
+// How many of the bytes belong to the head (the empty line included), SIZE_MAX on what no head
+// holds.
+static size_t scan_head(struct h1 *p, const char *data, size_t len) {
     const char *at = data, *end = data + len;
-    *ret_end = false;
     while (p->fold == BEFORE_START && at < end && (*at == '\r' || *at == '\n'))
         at++;
     if (at < end && p->fold == BEFORE_START)
         p->fold = IN_LINE;
-    while (at < end) {
+    for (; at < end && p->fold != AFTER_HEAD; at++) {
         if (p->fold == IN_LINE) {
             at = memchr(at, '\n', (size_t)(end - at));
             if (!at)
-                break;
+                return len;
             p->fold = AFTER_LF;
         } else if (p->fold == AFTER_LF) {
-            if (*at == ' ' || *at == '\t')
+            if (*at == ' ' || *at == '\t' || *at == '\n')
                 return SIZE_MAX;
-            p->fold = *at == '\r' ? AFTER_LF_CR : *at == '\n' ? AFTER_LF : IN_LINE;
-        } else if (*at == '\n') {
-            *ret_end = true;
-            return (size_t)(at - data) + 1;
+            p->fold = *at == '\r' ? AFTER_LF_CR : IN_LINE;
         } else {
-            p->fold = IN_LINE; // a lone CR: llhttp refuses it
+            p->fold = *at == '\n' ? AFTER_HEAD : IN_LINE; // a lone CR: llhttp refuses it
         }
-        at++;
     }
-    return len;
+    return (size_t)(at - data);
 }
 
 static ssize_t fail(struct h1 *p) {
-    (void)refuse(p, 400, llhttp_get_error_reason(&p->parser));
+    const char *reason = llhttp_get_error_reason(&p->parser);
+    (void)refuse(p, 400, reason ? reason : "malformed message");
     return -1;
 }
 
@@ -268,10 +268,9 @@ static ssize_t execute(struct h1 *p, const char *data, size_t len) {
 }
 
 static ssize_t feed_head(struct h1 *p, const char *data, size_t len) {
-    bool end = false;
-    size_t room = H1_HEAD_BYTES_MAX - p->head_bytes, n = scan_head(p, data, len, &end);
+    size_t room = H1_HEAD_BYTES_MAX - p->head_bytes, n = scan_head(p, data, len);
     if (n == SIZE_MAX) {
-        (void)refuse(p, 400, "folded header line");
+        (void)refuse(p, 400, "folded header line or bare LF");
         return -1;
     }
     bool over = n > room; // executed up to there all the same: a long target is 414
@@ -284,10 +283,8 @@ static ssize_t feed_head(struct h1 *p, const char *data, size_t len) {
         (void)refuse(p, 431, "header too large");
         return -1;
     }
-    if (end == p->in_head || (size_t)used != n) {
-        (void)refuse(p, 400, "malformed header"); // we and llhttp see different ends of the head
-        return -1;
-    }
+    if ((p->fold == AFTER_HEAD) == p->in_head || (size_t)used != n)
+        return fail(p); // we and llhttp see different ends of the head
     return used;
 }
 
