@@ -53,11 +53,12 @@ struct output {
     int fd;             // -1: none
     size_t capacity;    // of the ring in fd; OUTPUT_MEMORY while in memory
     size_t max;
-    bool fixed;                        // cannot grow any more
-    uint64_t begin, total;             // offsets of what is kept
-    bool over;                         // output_end() was called
-    bool stopped;                      // output_room() was 0: on_room is owed
-    void (*on_room)(struct output *o); // the producer's; may be NULL
+    bool fixed;            // cannot grow any more
+    uint64_t begin, total; // offsets of what is kept
+    bool over;             // output_end() was called
+    bool stopped;          // output_room() was 0: on_room is owed
+    // The producer's: read the pipe again, but not from inside the call. May be NULL.
+    void (*on_room)(struct output *o);
 };
 
 // max: 0 for OUTPUT_MAX; more than one step is used only when needed.
@@ -73,8 +74,9 @@ void output_end(struct output *o); // nothing comes any more; readers are told
 size_t output_copy(const struct output *o, uint64_t offset, void *data, size_t size);
 
 enum output_reader_flags {
-    OUTPUT_HOLD = 1 << 0,  // stops the producer rather than lose bytes
-    OUTPUT_TAGGED = 1 << 1 // learns stdout from stderr, for what is appended from the attaching on
+    OUTPUT_HOLD = 1 << 0, // stops the producer rather than lose bytes
+    OUTPUT_TAGGED =
+        1 << 1 // with HOLD: learns stdout from stderr, for what comes from the attaching on
 };
 struct output_part {
     uint64_t end; // offset

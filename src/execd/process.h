@@ -45,12 +45,16 @@ static inline bool process_running(const struct process *p) {
 // To the whole group while its leader is not reaped; nothing otherwise (E6: children of a finished
 // command live on).
 void process_kill_group(const struct process *p, int signal_number);
+// For what must reach the group after its leader's end too (an escalating interrupt): a descriptor
+// of the group while the leader is not reaped, -1 when it is; then the signal, and close it.
+int process_hold_group(const struct process *p);
+void process_kill_held(int held, const struct process *p, int signal_number);
 void process_forget(struct process *p); // its end is not told; it is reaped all the same
 
 // ---- what a child is given; all memory from the arena ----
 
 // execd's environment <- EXECD_ENVS file (read now; execd.md 3.4, compat E8) <- envs, an object of
-// strings, may be NULL. NULL-terminated; PWD is `cwd` when given.
+// strings, may be NULL. NULL-terminated.
 char **process_environment(struct arena *a, const json_t *envs, struct error *err);
 const char *process_variable(char *const *envp, const char *name); // NULL when unset
 // $NAME, ${NAME} and a leading ~ (execd.md 6.1) by the variables of envp (NULL: execd's own).

@@ -1,0 +1,332 @@
+// What a child finds: variables, directory, shell.
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "execd/environment.h"
+#include "execd/execd.h"
+
+enum { ENVS_FILE_MAX = 4 << 20, VARIABLES_MAX = 8192, NAMES_MAX = 512 };
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+extern char **environ;
+
+// ---- a growing list of NAME=value in an arena ----
+
+struct variables {
+    struct arena *arena;
+    char **items; // NULL-terminated
+    size_t count, size;
+};
+
+static int put(struct variables *v, const char *name, size_t name_len, const char *value) {
+    char *item = arena_printf(v->arena, "%.*s=%s", (int)name_len, name, value);
+    if (!item)
+        return -1;
+    for (size_t i = 0; i < v->count; i++)
+        if (!strncmp(v->items[i], item, name_len + 1)) {
+            v->items[i] = item;
+            return 0;
+        }
+    if (v->count + 1 >= v->size) {
+        size_t size = v->size ? v->size * 2 : 64;
+        char **items = size > VARIABLES_MAX ? NULL : arena_alloc(v->arena, size * sizeof *items);
+        if (!items)
+            return -1;
+        if (v->count)
+            memcpy(items, v->items, v->count * sizeof *items);
+        v->items = items;
+        v->size = size;
+    }
+    v->items[v->count++] = item;
+    v->items[v->count] = NULL;
+    return 0;
+}
+
+const char *process_variable(char *const *envp, const char *name) {
+    size_t len = strlen(name);
+    for (; envp && *envp; envp++)
+        if (!strncmp(*envp, name, len) && (*envp)[len] == '=')
+            return *envp + len + 1;
+    return NULL;
+}
+
+// ---- $NAME and ${NAME} ----
+
+// Length of the name after a '$' and where the rest goes on. Go's os.Expand: "$1", "$$", "$*" are
+// names of one character that nobody sets; "${" without an end is dropped.
+static size_t name_after(const char *p, const char **ret_name, const char **ret_rest) {
+    if (*p == '{') {
+        size_t len = strcspn(p + 1, "}");
+        bool whole = p[1 + len] == '}';
+        *ret_name = p + 1;
+        *ret_rest = whole ? p + len + 2 : p + 1;
+        return whole ? len : 0;
+    }
+    *ret_name = p;
+    if (*p && (strchr("*#$@!?-", *p) || isdigit((unsigned char)*p))) {
+        *ret_rest = p + 1;
+        return 1;
+    }
+    size_t len = 0;
+    while (isalnum((unsigned char)p[len]) || p[len] == '_')
+        len++;
+    *ret_rest = p + len;
+    return len;
+}
+
+static bool is_name(const char *name, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (!isalnum((unsigned char)name[i]) && name[i] != '_')
+            return false;
+    return len && !isdigit((unsigned char)name[0]);
+}
+
+static const char *lookup(char *const *envp, const char *name, size_t len) {
+    for (; envp && *envp; envp++)
+        if (!strncmp(*envp, name, len) && (*envp)[len] == '=')
+            return *envp + len + 1;
+    return NULL;
+}
+
+// undefined: collects the names that are not set, "A,B"; NULL: they are empty.
+static int expand(struct strbuf *sb, char *const *envp, const char *text,
+                  struct strbuf *undefined) {
+    while (*text) {
+        size_t plain = strcspn(text, "$");
+        (void)strbuf_add(sb, text, plain);
+        text += plain;
+        if (!*text)
+            break;
+        const char *name;
+        size_t len = name_after(text + 1, &name, &text);
+        if (!len && name == text) { // a '$' before something else stands for itself
+            (void)strbuf_addc(sb, '$');
+            continue;
+        }
+        const char *value = lookup(envp, name, len);
+        if (value)
+            (void)strbuf_adds(sb, value);
+        else if (undefined && is_name(name, len)) {
+            (void)strbuf_adds(undefined, undefined->len ? "," : "");
+            (void)strbuf_add(undefined, name, len);
+        }
+    }
+    return sb->failed ? -1 : 0;
+}
+
+char *process_expand(struct arena *a, char *const *envp, const char *path, struct error *err) {
+    cleanup_strbuf struct strbuf sb, undefined;
+    const char *home = process_variable(environ, "HOME");
+    strbuf_init(&sb, EXECD_PATH_SIZE);
+    strbuf_init(&undefined, NAMES_MAX);
+    if (path[0] == '~' && (!path[1] || path[1] == '/' || path[1] == '\\')) {
+        (void)strbuf_adds(&sb, home ? home : "/");
+        path++;
+    }
+    (void)expand(&sb, envp ? envp : environ, path, &undefined);
+    if (undefined.len) {
+        (void)error_set(err, EINVAL, "path references undefined environment variables: %s",
+                        undefined.data);
+        return NULL;
+    }
+    char *result = sb.failed ? NULL : arena_strndup(a, sb.data, sb.len);
+    if (!result)
+        (void)error_set(err, ENAMETOOLONG, "path is longer than %d bytes", EXECD_PATH_SIZE - 1);
+    return result;
+}
+
+char *process_absolute(struct arena *a, const struct execd *e, char *const *envp, const char *path,
+                       struct error *err) {
+    char *given = process_expand(a, envp, path, err);
+    if (!given)
+        return NULL;
+    size_t base = given[0] == '/' ? 0 : strlen(e->cwd), len = 0;
+    char *result = arena_alloc(a, base + strlen(given) + 3);
+    if (!result) {
+        (void)error_set(err, ENOMEM, "out of memory");
+        return NULL;
+    }
+    const char *sources[] = {base ? e->cwd : "", given};
+    for (size_t i = 0; i < ARRAY_SIZE(sources); i++)
+        for (const char *p = sources[i]; *p;) {
+            size_t n = strcspn(p, "/");
+            if (n == 2 && p[0] == '.' && p[1] == '.') {
+                while (len && result[--len] != '/')
+                    ;
+            } else if (n && !(n == 1 && p[0] == '.')) {
+                result[len++] = '/';
+                memcpy(result + len, p, n);
+                len += n;
+            }
+            p += n + (p[n] == '/');
+        }
+    if (!len)
+        result[len++] = '/';
+    result[len] = '\0';
+    return result;
+}
+
+// ---- the EXECD_ENVS file ----
+
+// A value in double quotes, after the first: \\ \" \n \r \t are escapes, all else is itself.
+static const char *double_quoted(struct strbuf *value, const char *p, const char *end) {
+    while (p < end && *p != '"') {
+        char c = *p++;
+        if (c == '\\' && p < end) {
+            c = *p++;
+            const char *known = strchr("n\nr\rt\t", c);
+            if (known && c)
+                c = known[1];
+            else if (c != '"' && c != '\\')
+                (void)strbuf_addc(value, '\\');
+        }
+        (void)strbuf_addc(value, c);
+    }
+    return p < end ? p + 1 : NULL;
+}
+
+static const char *single_quoted(struct strbuf *value, const char *p, const char *end) {
+    const char *close = memchr(p, '\'', (size_t)(end - p));
+    if (close)
+        (void)strbuf_add(value, p, (size_t)(close - p));
+    return close ? close + 1 : NULL;
+}
+
+static const char *trim_end(const char *from, const char *end) {
+    while (end > from && isspace((unsigned char)end[-1]))
+        end--;
+    return end;
+}
+
+// A quoted value is lossless and may hold newlines (compat-1.1.1.md E8); anything else goes to the
+// end of the line and has execd's own variables expanded (execd.md 3.4). Returns where the rest
+// begins.
+static const char *read_value(struct strbuf *value, const char *p, const char *end) {
+    const char *line_end = memchr(p, '\n', (size_t)(end - p));
+    if (!line_end)
+        line_end = end;
+    if (p < end && (*p == '"' || *p == '\'')) {
+        const char *rest =
+            *p == '"' ? double_quoted(value, p + 1, end) : single_quoted(value, p + 1, end);
+        const char *next = rest ? memchr(rest, '\n', (size_t)(end - rest)) : NULL;
+        if (rest && trim_end(rest, next ? next : end) == rest)
+            return next ? next : end;
+        strbuf_clear(value); // not quoted as a whole: the quotes belong to the value
+    }
+    cleanup_strbuf struct strbuf raw;
+    const char *last = trim_end(p, line_end);
+    strbuf_init(&raw, ENVS_FILE_MAX);
+    (void)strbuf_add(&raw, p, (size_t)(last - p));
+    (void)expand(value, environ, raw.data, NULL);
+    return line_end;
+}
+
+int environment_parse(const char *text, size_t len, environment_variable_fn *found, void *arg) {
+    const char *p = text, *end = text + len;
+    cleanup_strbuf struct strbuf value;
+    strbuf_init(&value, ENVS_FILE_MAX);
+    while (p < end) {
+        while (p < end && isspace((unsigned char)*p))
+            p++;
+        const char *line_end = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
+        if (!line_end)
+            line_end = end;
+        const char *equals = memchr(p, '=', (size_t)(line_end - p));
+        if (p == line_end || *p == '#' || !equals || equals == p) {
+            if (p < line_end && *p != '#')
+                log_warning("a line of the EXECD_ENVS file has no NAME=value; it is skipped");
+            p = line_end;
+            continue;
+        }
+        strbuf_clear(&value);
+        const char *name = p;
+        p = read_value(&value, equals + 1, end);
+        if (value.failed || memchr(name, 0, (size_t)(equals - name)) ||
+            memchr(value.data, 0, value.len))
+            continue;
+        if (found(arg, name, (size_t)(equals - name), value.data) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int put_found(void *arg, const char *name, size_t name_len, const char *value) {
+    return put(arg, name, name_len, value);
+}
+
+static int add_file(struct variables *v) {
+    const char *name = process_variable(environ, "EXECD_ENVS");
+    struct error why;
+    cleanup_strbuf struct strbuf sb;
+    strbuf_init(&sb, ENVS_FILE_MAX);
+    char *path = name && *name ? process_expand(v->arena, NULL, name, &why) : NULL;
+    if (!path)
+        return 0;
+    if (fd_read_file(AT_FDCWD, path, &sb, &why) < 0) {
+        if (why.kind != ENOENT)
+            log_warning("EXECD_ENVS: %s", why.message);
+        return 0;
+    }
+    return environment_parse(sb.data, sb.len, put_found, v);
+}
+
+static int add_object(struct variables *v, const json_t *envs, struct error *err) {
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)envs, name, value) {
+        if (!json_is_string(value))
+            return error_set(err, EINVAL, "envs.%s must be a string", name);
+        if (!*name || strchr(name, '='))
+            return error_set(err, EINVAL, "envs: \"%s\" is no name of a variable", name);
+        if (put(v, name, strlen(name), json_string_value(value)) < 0)
+            return error_set(err, ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+char **process_environment(struct arena *a, const json_t *envs, struct error *err) {
+    struct variables v = {.arena = a};
+    for (char **p = environ; p && *p; p++) {
+        const char *equals = strchr(*p, '=');
+        if (equals && put(&v, *p, (size_t)(equals - *p), equals + 1) < 0)
+            break;
+    }
+    if (add_file(&v) < 0 || (!v.items && !(v.items = arena_alloc(a, sizeof *v.items)))) {
+        (void)error_set(err, ENOMEM, "out of memory");
+        return NULL;
+    }
+    if (envs && !json_is_object(envs)) {
+        (void)error_set(err, EINVAL, "envs must be an object of strings");
+        return NULL;
+    }
+    return add_object(&v, envs, err) < 0 ? NULL : v.items;
+}
+
+// ---- the shell ----
+
+static char *find_program(struct arena *a, const char *name) {
+    const char *path = process_variable(environ, "PATH");
+    struct stat st;
+    for (path = path ? path : DEFAULT_PATH; *path;) {
+        size_t n = strcspn(path, ":");
+        char *file = path[0] == '/' ? arena_printf(a, "%.*s/%s", (int)n, path, name) : NULL;
+        if (file && !stat(file, &st) && S_ISREG(st.st_mode) && !access(file, X_OK))
+            return file;
+        path += n + (path[n] == ':');
+    }
+    return NULL;
+}
+
+const char *process_shell(struct arena *a, bool *ret_bash) {
+    const char *bash = find_program(a, "bash");
+    *ret_bash = bash != NULL;
+    return bash ? bash : find_program(a, "sh");
+}

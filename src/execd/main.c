@@ -1,0 +1,242 @@
+// execd: wiring, start and end. Plain (`execd`), or as the init of a sandbox (`execd init`).
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "execd/execd.h"
+#include "execd/init.h"
+#include "execd/options.h"
+#include "execd/routes.h"
+#include "fmt/json.h"
+#include "io/signals.h"
+#include "io/stream.h"
+
+enum { BACKLOG = 1024, DRAIN_MS = 5000, WORKERS = 4, WORKERS_QUEUE = 1024, USAGE = 2 };
+
+struct program {
+    struct execd e;
+    struct options options;
+    struct arena arena;
+    struct signal_watch stop[2]; // plain mode
+    size_t rooms;                // that were started
+    char output_dir[EXECD_PATH_SIZE];
+};
+
+struct workers *execd_workers(struct execd *e, struct error *err) {
+    if (!e->workers)
+        e->workers = workers_new(&e->loop, WORKERS, WORKERS_QUEUE, 0, err);
+    return e->workers;
+}
+
+static void banner(void) {
+    static const char bar[] = "=====================================================";
+    dprintf(1,
+            "%s\n OpenSandbox Execd\n-----------------------------------------------------\n"
+            " Version:     %s\n Git Commit:  %s\n Build Time:  %s\n Go Version:  none, this is C\n"
+            " Platform:    linux/%s\n%s\n",
+            bar, OPENSANDBOX_VERSION, "unknown", "unknown",
+#ifdef __aarch64__
+            "arm64",
+#else
+            "amd64",
+#endif
+            bar);
+}
+
+static void start_log(int level) {
+    static const enum log_level levels[] = {LOG_LEVEL_ERROR, LOG_LEVEL_ERROR,   LOG_LEVEL_ERROR,
+                                            LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO,
+                                            LOG_LEVEL_INFO};
+    const char *file = getenv("EXECD_LOG_FILE");
+    int fd = file && *file
+                 ? open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600)
+                 : -1; // stdout then
+    log_configure(level < (int)ARRAY_SIZE(levels) ? levels[level] : LOG_LEVEL_DEBUG,
+                  LOG_FORMAT_JSON, fd < 0 ? 1 : fd);
+}
+
+// Descriptors for a thousand commands; children keep the limit that we found.
+static void raise_limit(struct execd *e) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    e->nofile_soft = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); // up to the hard limit is always allowed
+}
+
+static int start_base(struct program *p, struct error *err) {
+    struct execd *e = &p->e;
+    const char *tmp = getenv("TMPDIR");
+    raise_limit(e);
+    e->guarded = p->options.guarded;
+    memcpy(e->token, p->options.token, sizeof e->token);
+    if (p->options.cwd && chdir(p->options.cwd) < 0)
+        log_warning("working directory %s: %s", p->options.cwd, strerrordesc_np(errno));
+    if (!getcwd(e->cwd, sizeof e->cwd))
+        (void)snprintf(e->cwd, sizeof e->cwd, "/");
+    (void)snprintf(p->output_dir, sizeof p->output_dir, "%s/opensandbox-execd",
+                   tmp && *tmp == '/' ? tmp : "/tmp");
+    output_space_init(&e->outputs);
+    e->outputs.dir = p->output_dir;
+    map_init(&e->commands);
+    map_init(&e->sessions);
+    map_init(&e->ptys);
+    e->scratch = malloc(EXECD_SCRATCH);
+    if (!e->scratch)
+        return error_set(err, ENOMEM, "out of memory");
+    return loop_init(&e->loop, err) < 0 ? -1 : reaper_start(&e->reaper, &e->loop, err);
+}
+
+static int start_rooms(struct program *p, struct error *err) {
+    for (; execd_rooms[p->rooms].name; p->rooms++)
+        if (execd_rooms[p->rooms].start && execd_rooms[p->rooms].start(&p->e, err) < 0)
+            return error_wrap(err, "%s", execd_rooms[p->rooms].name);
+    return 0;
+}
+
+// The passed socket, if any, and TCP on all addresses. With the socket, a port that is taken is a
+// warning: the server does not need it.
+static int start_server(struct program *p, struct error *err) {
+    struct execd *e = &p->e;
+    struct http_server_settings s;
+    routes_serve(e, &s);
+    e->http = http_server_new(&e->loop, &s, err);
+    if (!e->http)
+        return -1;
+    if (p->options.handoff >= 0 && http_server_listen(e->http, p->options.handoff, err) < 0)
+        return error_wrap(err, "passed socket");
+    int fd = listen_tcp("0.0.0.0", p->options.port, BACKLOG, err);
+    if (fd >= 0 && !http_server_listen(e->http, fd, err)) {
+        e->port = http_server_port(e->http);
+        log_info("listening on port %u", e->port);
+        return 0;
+    }
+    if (p->options.handoff < 0)
+        return -1;
+    log_warning("no TCP port: %s", err->message);
+    return 0;
+}
+
+static void on_drained(void *arg) {
+    loop_stop(arg);
+}
+
+// SIGTERM: no new requests, running commands are told, and what still answers may end within 5 s.
+static void on_stop(struct signal_watch *w, int number) {
+    struct program *p = CONTAINER_OF(w - (number == SIGINT), struct program, stop[0]);
+    if (p->e.stopping)
+        return;
+    p->e.stopping = true;
+    log_info("stopping");
+    http_server_drain(p->e.http, DRAIN_MS, on_drained, &p->e.loop);
+    for (size_t i = p->rooms; i-- > 0;)
+        if (execd_rooms[i].stop)
+            execd_rooms[i].stop(&p->e);
+    p->rooms = 0;
+}
+
+static int start_init(struct program *p, struct error *err) {
+    const struct options *o = &p->options;
+    struct init_settings s = {.cwd = o->cwd,
+                              .record_fd = o->handoff >= 0 ? o->handoff + 1 : -1,
+                              .log_fd = o->handoff >= 0 ? o->handoff + 2 : -1};
+    if (!o->init) {
+        static const int numbers[] = {SIGTERM, SIGINT};
+        for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+            if (signal_watch_start(&p->e.loop, &p->stop[i], numbers[i], on_stop) < 0)
+                return error_errno(err, errno, "watch for signals");
+        return 0;
+    }
+    s.entrypoint = init_program(&p->arena, o->entrypoint, err);
+    return s.entrypoint ? init_start(&p->e, &s, err) : -1;
+}
+
+static int prepare(struct program *p, struct error *err) {
+    const struct options *o = &p->options;
+    char self[EXECD_PATH_SIZE];
+    if (!o->init) {
+        banner();
+        return 0;
+    }
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = '\0';
+    init_envs_file();
+    return init_pre_script(self, o->handoff >= 0 ? o->handoff + 2 : 1, err);
+}
+
+static int start(struct program *p, struct error *err) {
+    if (options_handoff(&p->options, &p->arena, err) < 0)
+        return -1;
+    start_log(p->options.log_level);
+    if (prepare(p, err) < 0 || start_base(p, err) < 0 || start_rooms(p, err) < 0)
+        return -1;
+    if (start_server(p, err) < 0)
+        return -1;
+    return start_init(p, err); // last: who answers can already be asked
+}
+
+static int finish(struct program *p) {
+    struct execd *e = &p->e;
+    int code = e->init ? init_exit_code(e->init) : 0;
+    http_server_free(e->http);
+    for (size_t i = p->rooms; i-- > 0;)
+        if (execd_rooms[i].stop)
+            execd_rooms[i].stop(e);
+    workers_free(e->workers);
+    init_free(e->init);
+    for (size_t i = 0; i < ARRAY_SIZE(p->stop); i++)
+        signal_watch_stop(&p->stop[i]);
+    reaper_stop(&e->reaper);
+    map_clear(&e->commands);
+    map_clear(&e->sessions);
+    map_clear(&e->ptys);
+    output_space_clear(&e->outputs);
+    free(e->scratch);
+    arena_free(&p->arena);
+    if (loop_close(&e->loop) != 0)
+        log_error("a handle was left open");
+    return code;
+}
+
+// `execd environment`: what a shell exported, for init_pre_script().
+static int dump_environment(void) {
+    extern char **environ;
+    for (char **v = environ; v && *v; v++)
+        if (fd_write_all(3, *v, strlen(*v) + 1) < 0)
+            return 1;
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    static struct program p; // zeroed, and not on the stack
+    struct error err = {0};
+    (void)prctl(PR_SET_DUMPABLE, 0); // nobody in the sandbox reads us or our descriptors
+    if (argc == 2 && !strcmp(argv[1], "environment"))
+        return dump_environment();
+    arena_init(&p.arena, 8 << 20);
+    json_init();
+    signals_init();
+    if (options_parse(&p.options, argc, argv, &err) < 0 || p.options.help) {
+        if (!p.options.help)
+            dprintf(2, "%s\n", err.message);
+        options_usage(p.options.help ? 1 : 2);
+        return p.options.help ? 0 : USAGE;
+    }
+    if (start(&p, &err) < 0) {
+        log_error("%s", err.message);
+        init_last_words(p.options.handoff < 0 ? -1 : p.options.handoff + 2, err.message);
+        return 1;
+    }
+    loop_run(&p.e.loop);
+    return finish(&p);
+}

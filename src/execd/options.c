@@ -1,0 +1,191 @@
+#include "execd/options.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/handoff.h"
+#include "base/parse.h"
+#include "execd/execd.h"
+#include "fmt/json.h"
+
+// ---- one setter for each flag ----
+
+typedef int flag_fn(struct options *o, const char *value, struct error *err);
+
+static int set_port(struct options *o, const char *value, struct error *err) {
+    uint64_t n;
+    if (parse_u64(value, 0, 65535, &n) < 0)
+        return error_set(err, EINVAL, "invalid value \"%s\" for --port: 0 to 65535", value);
+    o->port = (unsigned)n;
+    return 0;
+}
+
+static int set_level(struct options *o, const char *value, struct error *err) {
+    uint64_t n;
+    if (parse_u64(value, 0, 100, &n) < 0)
+        return error_set(err, EINVAL, "invalid value \"%s\" for --log-level: a number", value);
+    o->log_level = (int)n;
+    return 0;
+}
+
+static int set_token(struct options *o, const char *value, struct error *err) {
+    (void)err;
+    o->guarded = *value != '\0';
+    sha256(value, strlen(value), o->token);
+    explicit_bzero((char *)value, strlen(value)); // of our own argument or environment block
+    return 0;
+}
+
+static int set_token_hash(struct options *o, const char *value, struct error *err) {
+    if (!*value)
+        return 0;
+    if (strlen(value) != 2 * SHA256_SIZE || decode_hex(value, o->token, SHA256_SIZE) < 0)
+        return error_set(err, EINVAL, "EXECD_ACCESS_TOKEN_SHA256 must be 64 hexadecimal digits");
+    o->guarded = true;
+    explicit_bzero((char *)value, strlen(value));
+    return 0;
+}
+
+// Nothing here waits for anything, so a grace has nothing to end.
+static int check_duration(struct options *o, const char *value, struct error *err) {
+    int64_t ns;
+    (void)o;
+    return parse_duration(value, &ns) < 0
+               ? error_set(err, EINVAL, "invalid duration \"%s\": like 200ms or 1s", value)
+               : 0;
+}
+
+static int ignore(struct options *o, const char *value, struct error *err) {
+    (void)o;
+    (void)value;
+    (void)err;
+    return 0;
+}
+
+static const struct flag {
+    const char *name, *variable; // the variable is read first
+    flag_fn *set;
+    const char *help;
+} flags[] = {
+    {"port", NULL, set_port, "TCP port of the API (44772; 0: any)"},
+    {"log-level", NULL, set_level, "0-2 fatal, 3 error, 4 warning, 5-6 info, 7 debug (6)"},
+    {"access-token", "EXECD_ACCESS_TOKEN", set_token, "demanded as X-EXECD-ACCESS-TOKEN"},
+    {NULL, "EXECD_ACCESS_TOKEN_SHA256", set_token_hash, NULL},
+    {"graceful-shutdown-timeout", "EXECD_API_GRACE_SHUTDOWN", check_duration,
+     "accepted; nothing waits"},
+    {"jupyter-host", "JUPYTER_HOST", ignore, "accepted; code contexts are not built yet"},
+    {"jupyter-token", "JUPYTER_TOKEN", ignore, "accepted; code contexts are not built yet"},
+    {"jupyter-idle-poll-interval", "EXECD_JUPYTER_IDLE_POLL_INTERVAL", check_duration, "accepted"},
+};
+
+void options_usage(int fd) {
+    dprintf(fd, "Usage: execd [flags]\n       execd [flags] init [-- ENTRYPOINT...]\n");
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
+        if (flags[i].name)
+            dprintf(fd, "  --%s value\n        %s\n", flags[i].name, flags[i].help);
+}
+
+static int read_environment(struct options *o, struct error *err) {
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+        char *value = flags[i].variable ? getenv(flags[i].variable) : NULL;
+        if (value && *value && flags[i].set(o, value, err) < 0)
+            return error_wrap(err, "%s", flags[i].variable);
+    }
+    (void)unsetenv("EXECD_ACCESS_TOKEN"); // no child is to have them
+    (void)unsetenv("EXECD_ACCESS_TOKEN_SHA256");
+    return 0;
+}
+
+static const struct flag *find_flag(const char *name, size_t len) {
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
+        if (flags[i].name && strlen(flags[i].name) == len && !strncmp(flags[i].name, name, len))
+            return &flags[i];
+    return NULL;
+}
+
+int options_parse(struct options *o, int argc, char **argv, struct error *err) {
+    int i = 1;
+    *o = (struct options){.port = EXECD_PORT, .log_level = 6, .handoff = -1};
+    if (read_environment(o, err) < 0)
+        return -1;
+    for (; i < argc && argv[i][0] == '-' && strcmp(argv[i], "--") != 0; i++) { // Go's flag package
+        const char *name = argv[i] + 1 + (argv[i][1] == '-');
+        size_t len = strcspn(name, "=");
+        const struct flag *f = find_flag(name, len);
+        if (!strcmp(name, "h") || !strcmp(name, "help")) {
+            o->help = true;
+            return 0;
+        }
+        if (!f)
+            return error_set(err, EINVAL, "flag provided but not defined: -%.*s", (int)len, name);
+        if (!name[len] && i + 1 >= argc)
+            return error_set(err, EINVAL, "flag needs an argument: -%s", name);
+        if (f->set(o, name[len] ? name + len + 1 : argv[++i], err) < 0)
+            return -1;
+    }
+    o->init = i < argc && !strcmp(argv[i], "init"); // other words are ignored, as by the reference
+    i += o->init;
+    if (i < argc && !strcmp(argv[i], "--"))
+        i++;
+    o->entrypoint = argv + (o->init ? i : argc);
+    return 0;
+}
+
+// ---- the start object ----
+
+static int take_object(struct options *o, struct arena *a, const json_t *j, struct error *err) {
+    const char *hash = json_string_value(json_object_get(j, "token_sha256"));
+    const json_t *list = json_object_get(j, "entrypoint"), *env = json_object_get(j, "env");
+    const json_t *value;
+    const char *name;
+    size_t count = json_array_size(list);
+    if (!hash || strlen(hash) != 2 * SHA256_SIZE || decode_hex(hash, o->token, SHA256_SIZE) < 0)
+        return error_set(err, EINVAL, "token_sha256 is missing");
+    o->guarded = true;
+    o->entrypoint = arena_alloc(a, (count + 1) * sizeof *o->entrypoint);
+    for (size_t i = 0; o->entrypoint && i < count && !json_is_true(json_object_get(j, "idle")); i++)
+        if (!(o->entrypoint[i] = arena_strdup(a, json_string_value(json_array_get(list, i))
+                                                     ? json_string_value(json_array_get(list, i))
+                                                     : "")))
+            return error_set(err, ENOMEM, "out of memory");
+    const char *cwd = json_string_value(json_object_get(j, "cwd"));
+    o->cwd = arena_strdup(a, cwd ? cwd : "/");
+    if (!o->entrypoint || !o->cwd)
+        return error_set(err, ENOMEM, "out of memory");
+    (void)clearenv(); // what the runtime gave us is not the sandbox's
+    json_object_foreach((json_t *)env, name, value) {
+        if (json_is_string(value) && *name && !strchr(name, '='))
+            (void)setenv(name, json_string_value(value), 1);
+    }
+    (void)unsetenv("EXECD_ACCESS_TOKEN"); // a request may not set either
+    (void)unsetenv("EXECD_ACCESS_TOKEN_SHA256");
+    return 0;
+}
+
+int options_handoff(struct options *o, struct arena *a, struct error *err) {
+    const char *text = getenv(HANDOFF_VARIABLE);
+    uint64_t first;
+    if (!text)
+        return 0;
+    if (parse_u64(text, 3, 1024, &first) < 0)
+        return error_set(err, EINVAL, HANDOFF_VARIABLE " is no descriptor");
+    o->handoff = (int)first;
+    (void)unsetenv(HANDOFF_VARIABLE);
+    for (int i = 0; i < HANDOFF_FDS; i++)
+        if (fcntl(o->handoff + i, F_SETFD, FD_CLOEXEC) < 0)
+            return error_errno(err, errno, "descriptor %d", o->handoff + i);
+    cleanup_strbuf struct strbuf sb;
+    strbuf_init(&sb, HANDOFF_START_MAX);
+    if (lseek(o->handoff + 1, 0, SEEK_SET) < 0 || fd_read_all(o->handoff + 1, &sb, err) < 0 ||
+        ftruncate(o->handoff + 1, 0) < 0)
+        return error_errno(err, errno, "start object");
+    cleanup_json json_t *j = json_parse(sb.data, sb.len, NULL, err);
+    explicit_bzero(sb.data, sb.len);
+    return !j || take_object(o, a, j, err) < 0 ? error_wrap(err, "start object") : 0;
+}
