@@ -12,8 +12,9 @@
 #include "base/log.h"
 #include "execd/environment.h"
 #include "execd/execd.h"
+#include "execd/files/expand.h"
 
-enum { ENVS_FILE_MAX = 4 << 20, VARIABLES_MAX = 8192, NAMES_MAX = 512 };
+enum { ENVS_FILE_MAX = 4 << 20, VARIABLES_MAX = 8192 };
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 extern char **environ;
@@ -58,120 +59,17 @@ const char *process_variable(char *const *envp, const char *name) {
     return NULL;
 }
 
-// ---- $NAME and ${NAME} ----
-
-// Length of the name after a '$' and where the rest goes on. Go's os.Expand: "$1", "$$", "$*" are
-// names of one character that nobody sets; "${" without an end is dropped.
-static size_t name_after(const char *p, const char **ret_name, const char **ret_rest) {
-    if (*p == '{') {
-        size_t len = strcspn(p + 1, "}");
-        bool whole = p[1 + len] == '}';
-        *ret_name = p + 1;
-        *ret_rest = whole ? p + len + 2 : p + 1;
-        return whole ? len : 0;
-    }
-    *ret_name = p;
-    if (*p && (strchr("*#$@!?-", *p) || isdigit((unsigned char)*p))) {
-        *ret_rest = p + 1;
-        return 1;
-    }
-    size_t len = 0;
-    while (isalnum((unsigned char)p[len]) || p[len] == '_')
-        len++;
-    *ret_rest = p + len;
-    return len;
-}
-
-static bool is_name(const char *name, size_t len) {
-    for (size_t i = 0; i < len; i++)
-        if (!isalnum((unsigned char)name[i]) && name[i] != '_')
-            return false;
-    return len && !isdigit((unsigned char)name[0]);
-}
-
-static const char *lookup(char *const *envp, const char *name, size_t len) {
-    for (; envp && *envp; envp++)
-        if (!strncmp(*envp, name, len) && (*envp)[len] == '=')
-            return *envp + len + 1;
-    return NULL;
-}
-
-// undefined: collects the names that are not set, "A,B"; NULL: they are empty.
-static int expand(struct strbuf *sb, char *const *envp, const char *text,
-                  struct strbuf *undefined) {
-    while (*text) {
-        size_t plain = strcspn(text, "$");
-        (void)strbuf_add(sb, text, plain);
-        text += plain;
-        if (!*text)
-            break;
-        const char *name;
-        size_t len = name_after(text + 1, &name, &text);
-        if (!len && name == text) { // a '$' before something else stands for itself
-            (void)strbuf_addc(sb, '$');
-            continue;
-        }
-        const char *value = lookup(envp, name, len);
-        if (value)
-            (void)strbuf_adds(sb, value);
-        else if (undefined && is_name(name, len)) {
-            (void)strbuf_adds(undefined, undefined->len ? "," : "");
-            (void)strbuf_add(undefined, name, len);
-        }
-    }
-    return sb->failed ? -1 : 0;
-}
-
-char *process_expand(struct arena *a, char *const *envp, const char *path, struct error *err) {
-    cleanup_strbuf struct strbuf sb, undefined;
-    const char *home = process_variable(environ, "HOME");
-    strbuf_init(&sb, EXECD_PATH_SIZE);
-    strbuf_init(&undefined, NAMES_MAX);
-    if (path[0] == '~' && (!path[1] || path[1] == '/' || path[1] == '\\')) {
-        (void)strbuf_adds(&sb, home ? home : "/");
-        path++;
-    }
-    (void)expand(&sb, envp ? envp : environ, path, &undefined);
-    if (undefined.len) {
-        (void)error_set(err, EINVAL, "path references undefined environment variables: %s",
-                        undefined.data);
-        return NULL;
-    }
-    char *result = sb.failed ? NULL : arena_strndup(a, sb.data, sb.len);
-    if (!result)
-        (void)error_set(err, ENAMETOOLONG, "path is longer than %d bytes", EXECD_PATH_SIZE - 1);
-    return result;
+static const char *lookup(const void *envp, const char *name) {
+    return process_variable(envp, name);
 }
 
 char *process_absolute(struct arena *a, const struct execd *e, char *const *envp, const char *path,
                        struct error *err) {
-    char *given = process_expand(a, envp, path, err);
-    if (!given)
-        return NULL;
-    size_t base = given[0] == '/' ? 0 : strlen(e->cwd), len = 0;
-    char *result = arena_alloc(a, base + strlen(given) + 3);
-    if (!result) {
-        (void)error_set(err, ENOMEM, "out of memory");
-        return NULL;
-    }
-    const char *sources[] = {base ? e->cwd : "", given};
-    for (size_t i = 0; i < ARRAY_SIZE(sources); i++)
-        for (const char *p = sources[i]; *p;) {
-            size_t n = strcspn(p, "/");
-            if (n == 2 && p[0] == '.' && p[1] == '.') {
-                while (len && result[--len] != '/')
-                    ;
-            } else if (n && !(n == 1 && p[0] == '.')) {
-                result[len++] = '/';
-                memcpy(result + len, p, n);
-                len += n;
-            }
-            p += n + (p[n] == '/');
-        }
-    if (!len)
-        result[len++] = '/';
-    result[len] = '\0';
-    return result;
+    const char *home = getenv("HOME");
+    const struct files_base base = {
+        .lookup = lookup, .arg = envp ? envp : environ, .home = home ? home : "/", .cwd = e->cwd};
+    char *result;
+    return files_expand(a, path, &base, &result, err) < 0 ? NULL : result;
 }
 
 // ---- the EXECD_ENVS file ----
@@ -225,7 +123,8 @@ static const char *read_value(struct strbuf *value, const char *p, const char *e
     const char *last = trim_end(p, line_end);
     strbuf_init(&raw, ENVS_FILE_MAX);
     (void)strbuf_add(&raw, p, (size_t)(last - p));
-    (void)expand(value, environ, raw.data, NULL);
+    const struct files_base base = {.lookup = files_environ};
+    files_expand_text(value, raw.data, &base);
     return line_end;
 }
 
@@ -267,8 +166,10 @@ static int add_file(struct variables *v) {
     struct error why;
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, ENVS_FILE_MAX);
-    char *path = name && *name ? process_expand(v->arena, NULL, name, &why) : NULL;
-    if (!path)
+    const char *home = getenv("HOME");
+    const struct files_base base = {.lookup = files_environ, .home = home ? home : "/", .cwd = "/"};
+    char *path;
+    if (!name || !*name || files_expand(v->arena, name, &base, &path, &why) < 0)
         return 0;
     if (fd_read_file(AT_FDCWD, path, &sb, &why) < 0) {
         if (why.kind != ENOENT)

@@ -57,10 +57,8 @@ void process_forget(struct process *p); // its end is not told; it is reaped all
 // strings, may be NULL. NULL-terminated.
 char **process_environment(struct arena *a, const json_t *envs, struct error *err);
 const char *process_variable(char *const *envp, const char *name); // NULL when unset
-// $NAME, ${NAME} and a leading ~ (execd.md 6.1) by the variables of envp (NULL: execd's own).
-// EINVAL naming the undefined ones. HOME of execd is ~. The result may be relative.
-char *process_expand(struct arena *a, char *const *envp, const char *path, struct error *err);
-// The same, made absolute against execd's cwd and cleaned (".", "..", "//"), "" is the cwd itself.
+// A path as clients write it (execd/files/expand.h) by the variables of envp (NULL: execd's own),
+// HOME and cwd of execd. EINVAL naming the undefined ones.
 char *process_absolute(struct arena *a, const struct execd *e, char *const *envp, const char *path,
                        struct error *err);
 // Absolute path of bash, else of sh, in PATH of execd; NULL when there is neither. *ret_bash tells.

@@ -109,6 +109,15 @@ static void clean(char *path) {
     *out = 0;
 }
 
+void files_expand_text(struct strbuf *sb, const char *text, const struct files_base *base) {
+    while (*text) {
+        if (*text != '$' || !text[1])
+            strbuf_addc(sb, *text++);
+        else
+            text += 1 + expand_one(sb, text + 1, base);
+    }
+}
+
 int files_expand(struct arena *a, const char *path, const struct files_base *base, char **ret,
                  struct error *err) {
     cleanup_strbuf struct strbuf named, full;
@@ -116,12 +125,7 @@ int files_expand(struct arena *a, const char *path, const struct files_base *bas
     strbuf_init(&full, EXPANDED_MAX);
     if (check_names(path, base, err) < 0)
         return -1;
-    for (const char *p = path; *p;) {
-        if (*p != '$' || !p[1])
-            strbuf_addc(&named, *p++);
-        else
-            p += 1 + expand_one(&named, p + 1, base);
-    }
+    files_expand_text(&named, path, base);
     const char *rest = named.data;
     add_home(&full, &rest, base);
     if (!full.len && *rest != '/') {

@@ -6,6 +6,7 @@
 
 #include "base/arena.h"
 #include "base/error.h"
+#include "base/strbuf.h"
 
 struct files_base {
     const char *(*lookup)(const void *arg, const char *name); // NULL when undefined
@@ -18,6 +19,8 @@ struct files_base {
 // ($1, $$, ${}) stand for nothing; there is no escape. kind ENOMEM or EINVAL.
 int files_expand(struct arena *a, const char *path, const struct files_base *base, char **ret,
                  struct error *err);
+// The first step alone: $NAME and ${NAME} of any text, undefined ones are empty.
+void files_expand_text(struct strbuf *sb, const char *text, const struct files_base *base);
 // The environment of this process; arg is not used.
 const char *files_environ(const void *arg, const char *name);
 
