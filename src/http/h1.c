@@ -12,7 +12,7 @@
 
 // Where the raw bytes of a head stand; kept in h1.fold. llhttp accepts obs-fold and, for the empty
 // line at the end, a bare LF, and does not say so; hence this look at the bytes themselves.
-enum fold { BEFORE_START, IN_LINE, AFTER_LF, AFTER_LF_CR, AFTER_HEAD };
+enum fold { BEFORE_START, IN_LINE, AFTER_LF, AFTER_LF_CR, AFTER_HEAD, BAD };
 
 static int refuse(struct h1 *p, int status, const char *reason) {
     if (!p->status) {
@@ -141,6 +141,21 @@ static bool has_no_body(const struct http_head *head) {
     return head->status / 100 == 1 || head->status == 204 || head->status == 304;
 }
 
+// What the Connection, Upgrade and Expect fields say.
+static void take_connection(struct h1 *p) {
+    struct http_head *head = &p->head;
+    unsigned flags = p->parser.flags;
+    const char *expect = http_headers_get(&head->headers, "Expect");
+    head->keep_alive =
+        !(flags & F_CONNECTION_CLOSE) && (head->minor || flags & F_CONNECTION_KEEP_ALIVE);
+    if (!head->minor) {
+        p->parser.upgrade = 0; // RFC 9110 7.8
+        return;
+    }
+    head->upgrade = flags & F_UPGRADE && flags & F_CONNECTION_UPGRADE;
+    head->expect_continue = expect && !strcasecmp(expect, "100-continue");
+}
+
 static int on_headers_complete(llhttp_t *parser) {
     struct h1 *p = of(parser);
     struct http_head *head = &p->head;
@@ -150,14 +165,7 @@ static int on_headers_complete(llhttp_t *parser) {
     if (p->status || check_start_line(p, kind) || check_framing(p) ||
         (kind == H1_REQUEST && check_host(p)))
         return -1;
-    unsigned flags = parser->flags;
-    head->keep_alive =
-        !(flags & F_CONNECTION_CLOSE) && (head->minor || flags & F_CONNECTION_KEEP_ALIVE);
-    head->upgrade = head->minor && flags & F_UPGRADE && flags & F_CONNECTION_UPGRADE;
-    if (!head->minor)
-        parser->upgrade = 0; // RFC 9110 7.8
-    const char *expect = http_headers_get(&head->headers, "Expect");
-    head->expect_continue = head->minor && expect && !strcasecmp(expect, "100-continue");
+    take_connection(p);
     p->in_head = false;
     p->head_bytes = 0;
     bool bodyless = p->callbacks->head(p, head) == 1 || (kind == H1_RESPONSE && has_no_body(head));
@@ -224,27 +232,23 @@ void h1_free(struct h1 *p) {
     strbuf_free(&p->target);
 }
 
-// How many of the bytes belong to the head (the empty line included), SIZE_MAX on what no head
-// holds.
+static enum fold step(unsigned fold, char c) {
+    switch (fold) {
+    case BEFORE_START: return c == '\r' || c == '\n' ? BEFORE_START : IN_LINE;
+    case IN_LINE: return c == '\n' ? AFTER_LF : IN_LINE;
+    case AFTER_LF:
+        return c == '\r' ? AFTER_LF_CR : c == ' ' || c == '\t' || c == '\n' ? BAD : IN_LINE;
+    default: return c == '\n' ? AFTER_HEAD : IN_LINE; // after a lone CR llhttp refuses all
+    }
+}
+
+// How many of the bytes belong to the head, the empty line included.
 static size_t scan_head(struct h1 *p, const char *data, size_t len) {
     const char *at = data, *end = data + len;
-    while (p->fold == BEFORE_START && at < end && (*at == '\r' || *at == '\n'))
-        at++;
-    if (at < end && p->fold == BEFORE_START)
-        p->fold = IN_LINE;
-    for (; at < end && p->fold != AFTER_HEAD; at++) {
-        if (p->fold == IN_LINE) {
-            at = memchr(at, '\n', (size_t)(end - at));
-            if (!at)
-                return len;
-            p->fold = AFTER_LF;
-        } else if (p->fold == AFTER_LF) {
-            if (*at == ' ' || *at == '\t' || *at == '\n')
-                return SIZE_MAX;
-            p->fold = *at == '\r' ? AFTER_LF_CR : IN_LINE;
-        } else {
-            p->fold = *at == '\n' ? AFTER_HEAD : IN_LINE; // a lone CR: llhttp refuses it
-        }
+    while (at < end && p->fold < AFTER_HEAD) {
+        if (p->fold == IN_LINE && !(at = memchr(at, '\n', (size_t)(end - at))))
+            return len;
+        p->fold = step(p->fold, *at++);
     }
     return (size_t)(at - data);
 }
@@ -269,7 +273,7 @@ static ssize_t execute(struct h1 *p, const char *data, size_t len) {
 
 static ssize_t feed_head(struct h1 *p, const char *data, size_t len) {
     size_t room = H1_HEAD_BYTES_MAX - p->head_bytes, n = scan_head(p, data, len);
-    if (n == SIZE_MAX) {
+    if (p->fold == BAD) {
         (void)refuse(p, 400, "folded header line or bare LF");
         return -1;
     }
