@@ -9,7 +9,6 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "base/path.h"
 #include "server/errors.h"
 #include "server/runtime/oci/image/fetch.h"
 #include "server/runtime/oci/image/index.h"
@@ -212,9 +211,7 @@ static int import_file(struct import *i, struct error *err) {
             return error_errno(err, errno, "%s", i->work->what);
         return import_layout(i, err);
     case UNPACK_DOCKER:
-        if (path_remove_tree(dir, "rootfs", err) || fetch_archive(i->work, i->file, err))
-            return -1;
-        return import_layout(i, err);
+        return unpack_docker_archive(i->work, i->file, err) ? -1 : import_layout(i, err);
     }
     return -1;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -60,10 +61,15 @@ static void keep_words(struct running *r, const char *text, size_t len) {
 
 // Of skopeo's `time=... level=fatal msg="..."` the message; of others the last line.
 static const char *last_words(struct running *r) {
-    while (r->words_len && strchr(" \n\t", r->words[r->words_len - 1]))
-        r->words[--r->words_len] = '\0';
-    char *line = strrchr(r->words, '\n');
-    line = line ? line + 1 : r->words;
+    char *line;
+    do {
+        while (r->words_len && strchr(" \n\t", r->words[r->words_len - 1]))
+            r->words[--r->words_len] = '\0';
+        line = strrchr(r->words, '\n');
+        line = line ? line + 1 : r->words;
+        // tar's last line says only that there was another before it
+    } while (strstr(line, "Exiting with failure") && line != r->words &&
+             (r->words_len = (size_t)(line - r->words)));
     char *msg = strstr(line, "msg=\"");
     if (!msg)
         return line;
@@ -77,7 +83,12 @@ static const char *last_words(struct running *r) {
     return msg;
 }
 
-static int kind_of(const char *words) {
+static bool is_full(const char *path) {
+    struct statvfs v;
+    return !statvfs(path, &v) && (uint64_t)v.f_bavail * v.f_frsize < 1024 * 1024;
+}
+
+static int kind_of(const struct tool *t, const char *words) {
     static const struct {
         const char *text;
         int kind;
@@ -86,7 +97,8 @@ static int kind_of(const char *words) {
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
         if (strcasestr(words, kinds[i].text))
             return kinds[i].kind;
-    return EIO;
+    // tar's words for a short write, which is all that is left of the disk or of the limit
+    return !strstr(words, "Wrote only") ? EIO : is_full(t->writable) ? ENOSPC : EFBIG;
 }
 
 // ---- from the outside ----
@@ -211,6 +223,7 @@ int tool_run(const struct tool *t, struct error *err) {
         return error_set(err, EIO, "%s was killed by signal %d", t->argv[0], ended.signal);
     if (ended.code == 0)
         return 0;
+    int kind = kind_of(t, r.words);
     const char *words = last_words(&r);
-    return error_set(err, kind_of(r.words), "%s", *words ? words : t->argv[0]);
+    return error_set(err, kind, "%s", *words ? words : t->argv[0]);
 }

@@ -11,6 +11,7 @@
 #include "base/path.h"
 #include "fmt/json.h"
 #include "server/errors.h"
+#include "server/runtime/oci/image/fetch.h"
 
 static struct tool tool_of(struct work *w) {
     return (struct tool){.writable = w->path,
@@ -159,6 +160,33 @@ int unpack_tar(struct work *w, int file, struct error *err) {
 }
 
 // ---- archives ----
+
+// skopeo 1.9 reads compressed docker-archives wrongly: <work>/rootfs becomes a plain one again.
+static int repack(struct work *w, struct error *err) {
+    char source[WORK_PATH_SIZE + 32], target[WORK_PATH_SIZE + 32];
+    struct tool t = tool_of(w);
+    (void)snprintf(source, sizeof source, "--directory=%s/rootfs", w->path);
+    (void)snprintf(target, sizeof target, "--file=%s/archive.tar", w->path);
+    const char *const words[] = {"tar", "--create", target, source, "--transform=s,^[.]/,,",
+                                 ".",   NULL};
+    memcpy(t.argv, words, sizeof words);
+    work_step(w, "reading", "archive.tar", 0);
+    return tool_run(&t, err);
+}
+
+int unpack_docker_archive(struct work *w, int file, struct error *err) {
+    cleanup_close int plain = -1;
+    if (compression(file)) {
+        if (repack(w, err))
+            return work_failed(w, ERR_R_IMAGE_INVALID, err);
+        plain = openat(w->dir, "archive.tar", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (plain < 0)
+            return error_errno(err, errno, "archive.tar");
+    }
+    if (path_remove_tree(w->dir, "rootfs", err))
+        return -1;
+    return fetch_archive(w, plain < 0 ? file : plain, err);
+}
 
 static json_t *read_json(int root, const char *name) {
     struct error ignored;

@@ -21,5 +21,7 @@ int unpack_copy(struct work *w, int dir, struct error *err);
 enum unpack_found { UNPACK_ROOT, UNPACK_LAYOUT, UNPACK_DOCKER };
 // What <work>/rootfs is: a root, or the inside of an OCI archive or docker-archive.
 enum unpack_found unpack_look(const struct work *w);
+// The docker-archive `file`, which unpack_tar() has read -> <work>/layout, by skopeo.
+int unpack_docker_archive(struct work *w, int file, struct error *err);
 
 #endif
