@@ -377,6 +377,7 @@ void handle_session_run(struct http_exchange *x) {
         run_free(r);
         return;
     }
+    events_flush(r->events); // it may wait long for its turn
     list_push_back(&s->runs, &r->node);
     session_next(s);
 }
