@@ -13,6 +13,7 @@
 
 #include "base/encode.h"
 #include "base/map.h"
+#include "execd/metrics/cgroup.h"
 #include "execd/output.h"
 #include "execd/process.h"
 #include "http/server.h"
@@ -64,6 +65,8 @@ struct execd {
     uint64_t nofile_soft;        // limit of descriptors that children get, as we found it
     struct list history;         // struct command, oldest first
     size_t history_count;
+    struct usage usage; // last reading of metrics/, and the share of the processor since the
+    double busy;        // one before
     bool stopping;
 };
 

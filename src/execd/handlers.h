@@ -55,4 +55,12 @@ void handle_proxy_no_port(struct http_exchange *x);
 int proxy_room_start(struct execd *e, struct error *err);
 void proxy_room_stop(struct execd *e);
 
+// files/watch.c
+void handle_files_watch(struct http_exchange *x);
+
+// metrics/metrics.c
+void handle_metrics(struct http_exchange *x);
+void handle_metrics_watch(struct http_exchange *x);
+int metrics_room_start(struct execd *e, struct error *err);
+
 #endif

@@ -61,6 +61,13 @@ static const struct http_route routes[] = {
     {"*", "/proxy/{port}/*", handle_proxy, STREAMED, 0, CODE_BODY " " CODE_RUNTIME},
     {"*", "/proxy/", handle_proxy_no_port, BUFFERED, 0, ""},
 
+    {"GET", "/files/watch", handle_files_watch, BUFFERED, 0,
+     CODE_QUERY " " CODE_NOT_FOUND " " CODE_RUNTIME},
+
+    // metrics/
+    {"GET", "/metrics", handle_metrics, BUFFERED, 0, CODE_RUNTIME},
+    {"GET", "/metrics/watch", handle_metrics_watch, BUFFERED, 0, CODE_RUNTIME},
+
     // code contexts: later
     {"POST", "/code", handle_no_code, BUFFERED, 0, CODE_RUNTIME},
     {"DELETE", "/code", handle_interrupt, BUFFERED, 0, CODE_QUERY " " CODE_RUNTIME},
@@ -80,6 +87,7 @@ const struct execd_room execd_rooms[] = {
     {"command", command_room_start, command_room_stop, command_interrupt},
     {"session", NULL, session_room_stop, session_interrupt},
     {"proxy", proxy_room_start, proxy_room_stop, NULL},
+    {"metrics", metrics_room_start, NULL, NULL},
     {NULL, NULL, NULL, NULL},
 };
 

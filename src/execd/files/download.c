@@ -10,7 +10,6 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/parse.h"
-#include "execd/files/lines.h"
 #include "execd/files/range.h"
 #include "execd/files/task.h"
 #include "execd/handlers.h"

@@ -38,7 +38,7 @@ static int search(struct files_task *t, struct error *err) {
     cleanup(files_glob_free_p) struct files_glob *glob = files_glob_new(t->pattern);
     if (!glob)
         return error_api(err, 500, CODE_RUNTIME, "invalid pattern %.200s: %s", t->pattern,
-                         errno == EINVAL ? "syntax error in pattern" : strerror(errno));
+                         errno == EINVAL ? "syntax error in pattern" : strerrordesc_np(errno));
     struct search s = {t, glob};
     struct files_walk walk = {&t->who, FILES_WALK_DEPTH_MAX, &t->gone, search_visit, &s};
     if (!S_ISDIR(st.st_mode)) {

@@ -72,7 +72,7 @@ static int switch_user(struct files_who *w, struct error *err) {
     if (w->own_uid == 0)
         files_who_leave(w);
     return error_api(err, 503, CODE_IDENTITY, "cannot work as user %u group %u: %s", w->uid, w->gid,
-                     strerror(why));
+                     strerrordesc_np(why));
 }
 
 int files_who_enter(struct files_who *w, struct error *err) {
@@ -113,9 +113,10 @@ int files_open_parent(const struct files_who *w, const char *path, const char **
 int files_error(struct error *err, int why, const char *what, const char *path) {
     if (why == ENOENT)
         return error_api(err, 404, CODE_NOT_FOUND, "file not found. %s", path);
-    bool denied = why == EACCES || why == EPERM;
-    (void)error_api(err, 500, CODE_RUNTIME, "%s %s: %s%s", what, path,
-                    denied ? "permission denied, " : "", strerror(why));
+    const char *reason = why == EACCES  ? "permission denied"
+                         : why == EPERM ? "permission denied, Operation not permitted"
+                                        : strerrordesc_np(why);
+    (void)error_api(err, 500, CODE_RUNTIME, "%s %s: %s", what, path, reason);
     err->kind = why;
     return -1;
 }

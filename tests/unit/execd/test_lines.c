@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/cleanup.h"
-#include "execd/files/lines.h"
+#include "execd/files/range.h"
 
 static void check(const char *text, uint64_t offset, uint64_t limit, const char *expected,
                   size_t step) {
