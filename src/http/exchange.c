@@ -121,8 +121,8 @@ static void add_date(struct http_server *s, struct strbuf *sb) {
 static bool keeps(const struct http_call *call, bool delimited) {
     const struct http_connection *c = call->connection;
     const struct http_head *head = call->x.request;
-    if (!head->keep_alive || c->close || call->broken || c->eof || c->server->draining ||
-        !delimited)
+    bool last = c->eof && !c->pending.len; // and what was sent before that is still answered
+    if (!head->keep_alive || c->close || call->broken || last || c->server->draining || !delimited)
         return false;
     if (call->complete || (call->started && !call->body_over))
         return true;
