@@ -214,13 +214,13 @@ static int check_extensions(const struct create_form *f, struct error *err) {
     return 0;
 }
 
-static int check_not_built(const struct create_form *f, struct error *err) {
+static int check_not_built(const struct api *a, const struct create_form *f, struct error *err) {
     if (!is_blank(f->template_id))
         return error_server(err, ERR_API_NOT_SUPPORTED,
                             "templateId is not supported: templates belong to a micro-VM backend");
-    if (!is_blank(f->snapshot))
+    if (!is_blank(f->snapshot) && !(a->features & RUNTIME_SNAPSHOTS))
         return error_server(err, ERR_API_NOT_SUPPORTED,
-                            "snapshotId is not supported yet: start from an image");
+                            "snapshotId is not supported by this runtime: start from an image");
     if (f->has_lifecycle)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "lifecycle is not supported yet: leave it out");
@@ -351,10 +351,31 @@ static int check_env(struct create_form *f, struct error *err) {
     return 0;
 }
 
+// Image or snapshot; what is restored without an entrypoint idles.
+static int read_source(struct create_form *f) {
+    static const char *const idle[] = {"tail", "-f", "/dev/null"};
+    struct sandbox_spec *s = f->spec;
+    bool restored = !is_blank(f->snapshot);
+    char **source = restored ? &s->snapshot_id : &s->image;
+    *source = strdup(restored ? f->snapshot : f->image);
+    if (!*source)
+        return -1;
+    if (!restored || s->entrypoint_count)
+        return 0;
+    free(s->entrypoint);
+    s->entrypoint = calloc(ARRAY_SIZE(idle) + 1, sizeof *s->entrypoint);
+    for (size_t i = 0; s->entrypoint && i < ARRAY_SIZE(idle); i++)
+        if ((s->entrypoint[i] = strdup(idle[i])))
+            s->entrypoint_count++;
+    return s->entrypoint_count == ARRAY_SIZE(idle) ? 0 : -1;
+}
+
 int create_check(const struct api *a, struct create_form *f, struct error *err) {
     struct field volumes = field_get(&place_body, f->body, "volumes");
-    if (check_extensions(f, err) < 0 || check_not_built(f, err) < 0)
+    if (check_extensions(f, err) < 0 || check_not_built(a, f, err) < 0)
         return -1;
+    if (read_source(f) < 0)
+        return error_set(err, ENOMEM, "out of memory");
     if (!f->spec->entrypoint_count || !*f->spec->entrypoint[0])
         return error_server(err, ERR_R_INVALID_ENTRYPOINT, "entrypoint: the first word is empty");
     for (size_t i = 0; i < f->spec->metadata.count; i++)
@@ -371,8 +392,7 @@ int create_check(const struct api *a, struct create_form *f, struct error *err) 
     if (check_limits(f, err) < 0 || check_env(f, err) < 0 ||
         volumes_convert(a, volumes.value, f->spec, err) < 0)
         return -1;
-    f->spec->image = strdup(f->image);
-    return f->spec->image ? 0 : error_set(err, ENOMEM, "out of memory");
+    return 0;
 }
 
 void create_form_clear(struct create_form *f) {

@@ -20,6 +20,11 @@ void handle_patch_metadata(struct http_exchange *x);
 void handle_endpoint(struct http_exchange *x);
 void handle_proxy(struct http_exchange *x);
 
+void handle_snapshot_create(struct http_exchange *x);
+void handle_snapshot_list(struct http_exchange *x);
+void handle_snapshot_get(struct http_exchange *x);
+void handle_snapshot_delete(struct http_exchange *x);
+
 void handle_not_built(struct http_exchange *x); // 501
 void handle_template(struct http_exchange *x);  // 501, templates are another backend's
 

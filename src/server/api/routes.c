@@ -56,10 +56,13 @@ static const struct http_route routes[] = {
     {"*", SANDBOX "/proxy/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes},
     {"*", "/route/{sandbox_id}/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes},
 
-    {"POST", SANDBOX "/snapshots", handle_not_built, BUFFERED, 0, later},
-    {"GET", "/snapshots", handle_not_built, BUFFERED, 0, later},
-    {"GET", "/snapshots/{snapshot_id}", handle_not_built, BUFFERED, 0, later},
-    {"DELETE", "/snapshots/{snapshot_id}", handle_not_built, BUFFERED, 0, later},
+    {"POST", SANDBOX "/snapshots", handle_snapshot_create, BUFFERED, 0,
+     "INVALID_REQUEST %::SANDBOX_NOT_FOUND SNAPSHOT::INVALID_SOURCE_STATE "
+     "SNAPSHOT::NOT_IMPLEMENTED"},
+    {"GET", "/snapshots", handle_snapshot_list, BUFFERED, 0, "INVALID_REQUEST"},
+    {"GET", "/snapshots/{snapshot_id}", handle_snapshot_get, BUFFERED, 0, "SNAPSHOT::NOT_FOUND"},
+    {"DELETE", "/snapshots/{snapshot_id}", handle_snapshot_delete, BUFFERED, 0,
+     "SNAPSHOT::NOT_FOUND SNAPSHOT::INVALID_STATE SNAPSHOT::DELETE_CONFLICT"},
     {"GET", SANDBOX "/diagnostics/logs", handle_not_built, BUFFERED, 0, later},
     {"GET", SANDBOX "/diagnostics/inspect", handle_not_built, BUFFERED, 0, later},
     {"GET", SANDBOX "/diagnostics/events", handle_not_built, BUFFERED, 0, later},

@@ -33,8 +33,9 @@ struct image_info {
 struct provision_request {
     const char *id; // sandbox id
     const struct sandbox_spec *spec;
-    const char *image_id;         // of ensure_image
-    const char *token_sha256_hex; // execd demands the token with this digest
+    const char *image_id;               // of ensure_image; "" when restored
+    const char *snapshot_id, *artifact; // restored from this snapshot; NULL: from the image
+    const char *token_sha256_hex;       // execd demands the token with this digest
 };
 struct runtime_phase {
     char name[24];

@@ -32,6 +32,7 @@ struct create {
     struct image_info image;
     struct provision_result result;
     struct sandbox_spec *spec;
+    char artifact[RUNTIME_STATE_MAX]; // of the snapshot it is restored from
     char token_sha256[SHA256_HEX_SIZE];
     struct teardown_wait teardown;
     struct error error; // told after the teardown
@@ -129,9 +130,18 @@ static void on_image(struct image_wait *w, const struct image_info *info, const 
     operation_continue(&t->op, err);
 }
 
+static int find_snapshot(struct create *t, struct error *err) {
+    const struct snapshot *s = snapshot_ready(t->domain, t->spec->snapshot_id, err);
+    if (s)
+        memcpy(t->artifact, s->artifact, sizeof t->artifact);
+    return s ? STEP_DONE : -1;
+}
+
 static int find_image(struct operation *op, struct error *err) {
     struct create *t = create_of(op);
     struct runtime *r = op->domain->settings.runtime;
+    if (t->spec->snapshot_id)
+        return find_snapshot(t, err);
     const struct image_request q = {.reference = t->spec->image ? t->spec->image : "",
                                     .username = t->username,
                                     .password = t->password,
@@ -168,6 +178,8 @@ static int provision(struct operation *op, struct error *err) {
     const struct provision_request q = {.id = op->id,
                                         .spec = t->spec,
                                         .image_id = t->image.id,
+                                        .snapshot_id = t->spec->snapshot_id,
+                                        .artifact = t->artifact,
                                         .token_sha256_hex = t->token_sha256};
     return r->ops->provision(r, &q, &t->result, err);
 }
@@ -290,8 +302,10 @@ static void on_wait_over(struct timer *timer) {
     promise(k);
 }
 
-static int admit(struct domain *d, struct error *err) {
+static int admit(const struct domain *d, const struct sandbox_spec *spec, struct error *err) {
     const struct domain_settings *s = &d->settings;
+    if (spec->snapshot_id && !snapshot_ready(d, spec->snapshot_id, err))
+        return -1;
     if (d->stopping || !d->ready)
         return error_server(err, ERR_NOT_READY, "the server is %s; try again",
                             d->stopping ? "stopping" : "still starting");
@@ -416,7 +430,7 @@ struct create_ticket *lifecycle_create(struct domain *d, const struct create_req
     struct create_ticket *ticket;
     if (answered_before(d, q, done, arg, &ticket, &err))
         return ticket;
-    struct create *t = admit(d, &err) < 0 ? NULL : prepare(d, q, done, arg, &ticket, &err);
+    struct create *t = admit(d, q->spec, &err) < 0 ? NULL : prepare(d, q, done, arg, &ticket, &err);
     if (!t) {
         d->metrics.creates_refused++;
         done(NULL, &err, arg);

@@ -20,6 +20,8 @@ struct domain *domain_new(const struct domain_settings *s, struct error *err) {
     list_init(&d->slots);
     list_init(&d->keys_by_age);
     map_init(&d->keys);
+    list_init(&d->snapshots_by_age);
+    map_init(&d->snapshots);
     map_init(&d->flights);
     expiry_init(d);
     // deletes, pauses and dials always find a worker
@@ -158,5 +160,6 @@ void domain_free(struct domain *d) {
     registry_free(d->registry);
     map_clear(&d->flights);
     keys_clear(d);
+    snapshots_clear(d);
     free(d);
 }

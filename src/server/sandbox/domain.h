@@ -6,6 +6,7 @@
 #include "server/sandbox/keys.h"
 #include "server/sandbox/lifecycle.h"
 #include "server/sandbox/operation.h"
+#include "server/sandbox/snapshot/snapshot.h"
 #include "server/sandbox/state.h"
 
 struct start;
@@ -27,6 +28,8 @@ struct domain {
     unsigned creates, slots_used, slots_max;
     struct map keys; // keys.c: by their text
     struct list keys_by_age;
+    struct map snapshots; // snapshot/snapshot.c: by id
+    struct list snapshots_by_age;
     // expiry
     struct heap deadlines;
     struct timer alarm;

@@ -96,6 +96,7 @@ static void step_failed(struct operation *op, const struct error *err) {
         log_warning("sandbox %s: %s: %s: %s", op->id, op->kind->name, step_of(op)->name,
                     err->message);
         op->step_failed = true;
+        op->step_error = *err;
         op->at++;
         advance(op);
     } else {

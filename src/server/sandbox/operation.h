@@ -47,8 +47,9 @@ struct operation { // embedded in the struct of its kind
     struct sandbox *sandbox;
     char id[SANDBOX_ID_SIZE]; // for workers
     struct change change;
-    bool step_failed; // the last STEP_OPTIONAL
-    bool starting;    // part of reconcile: domain_start waits for it
+    bool step_failed; // the last STEP_OPTIONAL, with
+    struct error step_error;
+    bool starting; // part of reconcile: domain_start waits for it
     // private
     struct list node; // in sandbox.queued
     struct list all;  // in domain.operations

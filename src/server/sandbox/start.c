@@ -319,15 +319,16 @@ static void begin_done(struct job *job) {
     if (d->freeing)
         return;
     if (!s->error.kind && // load_one()'s reason is better
-        store_load(d->settings.store, STORE_SANDBOXES, load_one, d, &err) == 0)
-        (void)keys_load(d, &err);
+        store_load(d->settings.store, STORE_SANDBOXES, load_one, d, &err) == 0 &&
+        keys_load(d, &err) == 0)
+        (void)snapshots_load(d, &err);
     if (s->error.kind || err.kind) {
         over(d, s->error.kind ? &s->error : &err);
         return;
     }
     r->ops->watch(r, d->settings.loop, on_event, d);
     d->starting++; // so that it is not over before all are under way
-    if (compare_and_act(d, &err) < 0) {
+    if (compare_and_act(d, &err) < 0 || snapshots_recover(d, &err) < 0) {
         over(d, &err);
         return;
     }

@@ -25,7 +25,8 @@ struct fake {
     unsigned fail[FAKE_CALLS], count[FAKE_CALLS], now[FAKE_CALLS], most[FAKE_CALLS], overlaps;
     bool hold[FAKE_CALLS];
     void (*hook[FAKE_CALLS])(void);
-    struct map existing, busy; // ids
+    struct map existing, busy, snapshots; // ids
+    bool snapshots_busy;
     bool images_ready;
     struct inspection inspection;
     struct loop *loop;
@@ -159,6 +160,36 @@ static int f_dial(struct runtime *r, const char *id, unsigned port, int *ret_fd,
     *ret_fd = dup(0);
     return 0;
 }
+static int f_snapshot(struct runtime *r, const char *id, const char *snapshot_id,
+                      char *ret_artifact, struct error *err) {
+    struct fake *f = fake_of(r);
+    if (enter(f, FAKE_SNAPSHOT, id, err) < 0)
+        return -1;
+    pthread_mutex_lock(&f->lock);
+    (void)map_put(&f->snapshots, snapshot_id, f);
+    pthread_mutex_unlock(&f->lock);
+    (void)snprintf(ret_artifact, RUNTIME_STATE_MAX, "{\"of\":\"%s\"}", id);
+    return 0;
+}
+static int f_snapshot_find(struct runtime *r, const char *snapshot_id, char *ret_artifact,
+                           struct error *err) {
+    (void)err;
+    (void)snprintf(ret_artifact, RUNTIME_STATE_MAX, "{}");
+    return fake_kept(r, snapshot_id);
+}
+static int f_snapshot_remove(struct runtime *r, const char *snapshot_id, const char *artifact,
+                             struct error *err) {
+    struct fake *f = fake_of(r);
+    (void)artifact;
+    if (enter(f, FAKE_SNAPSHOT_REMOVE, NULL, err) < 0)
+        return -1;
+    pthread_mutex_lock(&f->lock);
+    bool busy = f->snapshots_busy;
+    if (!busy)
+        (void)map_remove(&f->snapshots, snapshot_id);
+    pthread_mutex_unlock(&f->lock);
+    return busy ? error_set(err, EBUSY, "in use") : 0;
+}
 static void f_watch(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg) {
     struct fake *f = fake_of(r);
     f->loop = l;
@@ -171,6 +202,7 @@ static void f_stop(struct runtime *r) {
 static void f_free(struct runtime *r) {
     struct fake *f = fake_of(r);
     map_clear(&f->existing);
+    map_clear(&f->snapshots);
     map_clear(&f->busy);
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->change);
@@ -179,7 +211,10 @@ static void f_free(struct runtime *r) {
 
 static const struct runtime_ops ops = {.name = "fake",
                                        .code_prefix = "FAKE",
-                                       .features = RUNTIME_PAUSE,
+                                       .features = RUNTIME_PAUSE | RUNTIME_SNAPSHOTS,
+                                       .snapshot = f_snapshot,
+                                       .snapshot_find = f_snapshot_find,
+                                       .snapshot_remove = f_snapshot_remove,
                                        .start = f_start,
                                        .list = f_list,
                                        .adopt = f_adopt,
@@ -205,6 +240,7 @@ struct runtime *fake_new(void) {
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->change, NULL);
     map_init(&f->existing);
+    map_init(&f->snapshots);
     map_init(&f->busy);
     f->images_ready = true;
     f->inspection = (struct inspection){.alive = true};
@@ -251,6 +287,14 @@ bool fake_exists(struct runtime *r, const char *id) {
     bool there;
     LOCKED(fake_of(r), there = map_get(&fake_of(r)->existing, id) != NULL);
     return there;
+}
+bool fake_kept(struct runtime *r, const char *snapshot_id) {
+    bool there;
+    LOCKED(fake_of(r), there = map_get(&fake_of(r)->snapshots, snapshot_id) != NULL);
+    return there;
+}
+void fake_busy_snapshots(struct runtime *r, bool busy) {
+    LOCKED(fake_of(r), fake_of(r)->snapshots_busy = busy);
 }
 void fake_put(struct runtime *r, const char *id) {
     LOCKED(fake_of(r), assert_int_equal(map_put(&fake_of(r)->existing, id, r), 0));

@@ -20,6 +20,8 @@ enum fake_call {
     FAKE_INSPECT,
     FAKE_LOGS,
     FAKE_DIAL,
+    FAKE_SNAPSHOT,
+    FAKE_SNAPSHOT_REMOVE,
     FAKE_CALLS
 };
 
@@ -32,8 +34,11 @@ unsigned fake_most(struct runtime *r, enum fake_call call);                 // a
 unsigned fake_overlaps(struct runtime *r); // calls for one sandbox at the same time: must be 0
 size_t fake_existing(struct runtime *r);
 bool fake_exists(struct runtime *r, const char *id);
-void fake_put(struct runtime *r, const char *id); // as if it had been provisioned
-void fake_images(struct runtime *r, bool ready);  // image_ready() answers that; default true
+// Snapshots are ids like sandboxes, but sweeps and lists do not see them.
+bool fake_kept(struct runtime *r, const char *snapshot_id);
+void fake_busy_snapshots(struct runtime *r, bool busy); // removals answer EBUSY
+void fake_put(struct runtime *r, const char *id);       // as if it had been provisioned
+void fake_images(struct runtime *r, bool ready);        // image_ready() answers that; default true
 void fake_inspection(struct runtime *r, const struct inspection *i);               // default: alive
 void fake_exit(struct runtime *r, const char *id, int code, int signal, bool oom); // and the event
 

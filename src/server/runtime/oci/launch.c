@@ -20,7 +20,7 @@
 #include "base/strbuf.h"
 #include "io/spawn.h"
 
-enum { PATH_SIZE = 512, LOG_MAX = 65536, FULL_BYTES = 65536, FULL_FILES = 8 };
+enum { PATH_SIZE = 512, LOG_MAX = 65536, FULL_BYTES = 65536, FULL_FILES = 8, OPTIONS_SIZE = 512 };
 
 static char *const environment[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
@@ -35,11 +35,19 @@ struct stage {
     const char *hidden_name[CGROUP_TREES_MAX];
     unsigned hidden_count;
     char volume[VOLUMES_MAX][32];
+    char overlay[OPTIONS_SIZE];
 };
 
-static const char overlay_options[] =
-    "lowerdir=lower,upperdir=upper,workdir=work,index=off,metacopy=off,"
-    "redirect_dir=off,xino=off"; // 5.1: defaults differ
+// Relative names: the sandbox reads them in its mountinfo. 5.1: the modules' defaults differ.
+static void write_options(char *text, size_t size, size_t layers) {
+    size_t used = (size_t)snprintf(text, size, "lowerdir=");
+    for (size_t i = layers; i-- > 0 && used < size;)
+        used += (size_t)snprintf(text + used, size - used, "l%zu:", i);
+    if (used < size)
+        (void)snprintf(text + used, size - used,
+                       "lower,upperdir=upper,workdir=work,index=off,metacopy=off,"
+                       "redirect_dir=off,xino=off");
+}
 
 static int enter_stage(void *arg, const char **step) {
     struct stage *s = arg;
@@ -69,7 +77,7 @@ static int enter_stage(void *arg, const char **step) {
     if (move_mount(q->lower, "", AT_FDCWD, "lower", MOVE_MOUNT_F_EMPTY_PATH))
         return -1;
     *step = "mount the overlay";
-    if (mount("overlay", s->l->root_path, "overlay", MS_NODEV, overlay_options))
+    if (mount("overlay", s->l->root_path, "overlay", MS_NODEV, s->overlay))
         return -1;
     *step = "mount a volume";
     for (size_t i = 0; q->volumes && i < q->volumes->count; i++)
@@ -84,6 +92,7 @@ static void prepare_stage(struct stage *s, const struct launcher *l, const struc
     *s = (struct stage){.l = l, .q = q};
     if (c->cover_unified && !l->runc)
         (void)snprintf(s->unified, sizeof s->unified, "%s/unified", c->root);
+    write_options(s->overlay, sizeof s->overlay, q->layers);
     for (unsigned i = 0; i < c->count; i++)
         if (c->trees[i].hidden) {
             s->hidden_name[s->hidden_count] = c->trees[i].name;

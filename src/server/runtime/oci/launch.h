@@ -23,6 +23,7 @@ struct launcher { // the same for all sandboxes
 struct launch {
     const char *id, *bundle_path; // directory of the sandbox
     int dir;                      // the same, open
+    size_t layers;                // links l0, l1 ... in the directory, oldest first, above lower
     int lower;                    // detached mount of the image's root (launch_lower)
     const struct volumes *volumes;
     int pass[HANDOFF_FDS];

@@ -194,7 +194,7 @@ static int oci_start(struct runtime *r, struct error *err) {
     if (!o->chores)
         return -1;
     chores_empty(o->chores);
-    if (choose_user_namespaces(o, err))
+    if (snapshots_open(o, err) || choose_user_namespaces(o, err))
         return -1;
     log_info("oci runtime: %s, control groups %s, %s", o->launcher.runtime,
              cgroups_layout(&o->cgroups),
@@ -248,6 +248,19 @@ static int oci_pause(struct runtime *r, const char *id, struct error *err) {
 static int oci_resume(struct runtime *r, const char *id, struct error *err) {
     return sandbox_resume(self(r), id, err);
 }
+static int oci_snapshot(struct runtime *r, const char *id, const char *snapshot_id,
+                        char *ret_artifact, struct error *err) {
+    return snapshot_make(self(r), id, snapshot_id, ret_artifact, err);
+}
+static int oci_snapshot_find(struct runtime *r, const char *snapshot_id, char *ret_artifact,
+                             struct error *err) {
+    return snapshot_look(self(r), snapshot_id, ret_artifact, err);
+}
+static int oci_snapshot_remove(struct runtime *r, const char *snapshot_id, const char *artifact,
+                               struct error *err) {
+    (void)artifact; // the layer is found by the snapshot's id
+    return snapshot_destroy(self(r), snapshot_id, err);
+}
 static int oci_inspect(struct runtime *r, const char *id, struct inspection *ret,
                        struct error *err) {
     return sandbox_inspect(self(r), id, ret, err);
@@ -297,7 +310,8 @@ static void oci_free(struct runtime *r) {
     image_store_close(o->images);
     bundle_template_free(o->bundle);
     cgroups_close(&o->cgroups);
-    const int fds[] = {o->launcher.runtime_fd, o->dir, o->sandboxes, o->trash, o->state};
+    const int fds[] = {o->launcher.runtime_fd, o->dir, o->sandboxes, o->trash, o->state, o->layers,
+                       o->layer_refs};
     close_all(fds, ARRAY_SIZE(fds));
     (void)rmdir(o->state_path); // these go when no sandbox lives
     if (access(o->state_path, F_OK)) {
@@ -311,7 +325,7 @@ static void oci_free(struct runtime *r) {
 
 static const struct runtime_ops ops = {.name = "oci",
                                        .code_prefix = "OCI",
-                                       .features = RUNTIME_PAUSE,
+                                       .features = RUNTIME_PAUSE | RUNTIME_SNAPSHOTS,
                                        .start = oci_start,
                                        .list = oci_list_all,
                                        .adopt = oci_adopt,
@@ -324,6 +338,9 @@ static const struct runtime_ops ops = {.name = "oci",
                                        .retire = oci_retire,
                                        .pause = oci_pause,
                                        .resume = oci_resume,
+                                       .snapshot = oci_snapshot,
+                                       .snapshot_find = oci_snapshot_find,
+                                       .snapshot_remove = oci_snapshot_remove,
                                        .inspect = oci_inspect,
                                        .logs = oci_logs,
                                        .dial = oci_dial,
@@ -368,6 +385,7 @@ struct runtime *oci_new(const struct oci_settings *s, struct error *err) {
         return NULL;
     }
     o->dir = o->sandboxes = o->trash = o->state = o->launcher.runtime_fd = -1;
+    o->layers = o->layer_refs = -1;
     o->cgroups.self_procs = -1;
     (void)snprintf(o->dir_path, sizeof o->dir_path, "%s/oci", o->settings.state_dir);
     (void)snprintf(o->run_path, sizeof o->run_path, "%s/%s", o->settings.run_dir,

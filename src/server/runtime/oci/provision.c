@@ -110,7 +110,9 @@ static int make_layer(struct making *m, struct error *err) {
                       .uid = m->user.uid,
                       .gid = m->user.gid,
                       .volumes = &m->volumes};
-    return layer_make(m->o->sandboxes, m->q->id, &l, &m->box->dir, err);
+    if (layer_make(m->o->sandboxes, m->q->id, &l, &m->box->dir, err))
+        return -1;
+    return m->root->base ? base_link(m->root->base, m->box->dir, err) : 0;
 }
 
 // The socket is bound by way of its directory's descriptor: the path of a unix socket has 107
@@ -233,6 +235,7 @@ static int start(struct making *m, int64_t *ret_spawn_ns, struct error *err) {
                        .bundle_path = m->path,
                        .dir = m->box->dir,
                        .volumes = &m->volumes,
+                       .layers = m->root->base ? base_layers(m->root->base) : 0,
                        .time_out_ms = o->settings.start_timeout_ms};
     if (launch_lower(m->root->path, o->user_namespaces ? m->box->net.user_fd : -1, &m->lower, err))
         return -1;
@@ -305,9 +308,10 @@ static int verify(struct making *m, struct error *err) {
 
 static int report(struct making *m, struct error *err) {
     struct provision_result *r = m->ret;
-    cleanup_json json_t *j = json_pack(
-        "{s:i,s:I,s:s,s:b}", "pid", (int)m->box->pid, "started", (json_int_t)m->box->started,
-        "address", m->box->net.address_text, "user_namespace", m->o->user_namespaces);
+    cleanup_json json_t *j =
+        json_pack("{s:i,s:I,s:s,s:b,s:O*}", "pid", (int)m->box->pid, "started",
+                  (json_int_t)m->box->started, "address", m->box->net.address_text,
+                  "user_namespace", m->o->user_namespaces, "base", m->root->base);
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, sizeof r->state - 1);
     if (!j || json_write(j, &sb))
@@ -383,6 +387,10 @@ int sandbox_provision_root(struct oci *o, const struct provision_request *q,
     m.phase_start = clock_boot_ns();
     (void)snprintf(m.path, sizeof m.path, "%s/sandboxes/%s", o->dir_path, q->id);
     m.box = box_new(q->id);
+    if (m.box && root->base && !(m.box->base = json_dumps(root->base, JSON_COMPACT))) {
+        box_free(m.box);
+        m.box = NULL;
+    }
     if (!m.box || box_put(o, m.box, err)) {
         box_free(m.box);
         return error_set(err, ENOMEM, "out of memory");
@@ -402,14 +410,20 @@ int sandbox_provision_root(struct oci *o, const struct provision_request *q,
 
 int sandbox_provision(struct oci *o, const struct provision_request *q,
                       struct provision_result *ret, struct error *err) {
-    struct image *image = image_store_get(o->images, q->image_id);
+    cleanup_json json_t *base =
+        q->snapshot_id ? base_read(q->artifact, err) : base_of_image(o, q->image_id);
+    if (!base)
+        return q->snapshot_id ? -1 : error_set(err, ENOMEM, "out of memory");
+    struct image *image = image_store_get(o->images, base_image(base));
     if (!image)
         return error_server(err, ERR_R_IMAGE_NOT_FOUND, "image %s is not there any more",
-                            q->image_id);
-    struct sandbox_root root = {.path = image->root, .config = &image->config};
-    int r = image_store_ref(o->images, q->image_id, q->id, err);
+                            base_image(base));
+    struct sandbox_root root = {.path = image->root, .config = &image->config, .base = base};
+    int r = base_hold(o, base, q->id, err);
     if (!r)
         r = sandbox_provision_root(o, q, &root, ret, err);
+    else
+        base_release(o, q->id);
     image_put(image);
     return r;
 }

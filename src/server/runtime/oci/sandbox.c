@@ -46,6 +46,7 @@ void box_free(struct box *b) {
         (void)close(b->dir);
     if (b->pidfd >= 0)
         (void)close(b->pidfd);
+    free(b->base);
     free(b);
 }
 
@@ -172,8 +173,7 @@ int sandbox_destroy(struct oci *o, const char *id, struct error *err) {
         (void)take_status(o, b); // reaps
     if (chores_discard(o->chores, o->sandboxes, id, err))
         goto failed;
-    if (o->images)
-        image_store_unref(o->images, id);
+    base_release(o, id);
     box_free(box_take(o, id));
     return 0;
 failed : {
@@ -199,8 +199,7 @@ int sandbox_retire(struct oci *o, const char *id, struct error *err) {
     if (chores_discard(o->chores, b->dir, "upper", err) ||
         chores_discard(o->chores, b->dir, "work", err))
         return -1;
-    if (o->images)
-        image_store_unref(o->images, id);
+    base_release(o, id);
     (void)pthread_mutex_lock(&o->lock);
     if (b->pidfd >= 0)
         (void)close(b->pidfd);
@@ -259,6 +258,7 @@ struct saved {
     pid_t pid;
     uint64_t started;
     const char *address; // of the parsed state
+    const json_t *base;
 };
 
 static int read_state(const json_t *j, struct saved *s, struct error *err) {
@@ -270,6 +270,7 @@ static int read_state(const json_t *j, struct saved *s, struct error *err) {
     s->pid = (pid_t)json_integer_value(pid);
     s->started = (uint64_t)json_integer_value(started);
     s->address = json_string_value(address);
+    s->base = json_object_get(j, "base");
     return 0;
 }
 
@@ -323,6 +324,7 @@ int sandbox_adopt(struct oci *o, const char *id, const char *state, struct inspe
         box_free(b);
         return 0;
     }
+    b->base = json_dumps(saved.base, JSON_COMPACT); // NULL: it cannot be kept as a snapshot
     b->retired = exit_load(b->dir, &b->end);
     if (box_put(o, b, err)) {
         box_free(b);

@@ -16,6 +16,7 @@
 #include "server/runtime/oci/launch.h"
 #include "server/runtime/oci/net/network.h"
 #include "server/runtime/oci/oci.h"
+#include "server/runtime/oci/snapshot.h"
 #include "server/runtime/oci/watch.h"
 
 enum { OCI_PATH_SIZE = 512 };
@@ -28,6 +29,7 @@ struct box {
     uint64_t started; // field 22 of its /proc/<pid>/stat: with the pid it names one process
     bool has_net;
     struct network_entry net;
+    char *base; // snapshot.h: what it stands on
     bool retired;
     struct inspection end; // valid when retired
 };
@@ -37,6 +39,7 @@ struct oci {
     struct oci_settings settings; // defaults filled in
     char dir_path[OCI_PATH_SIZE], run_path[OCI_PATH_SIZE], root_path[OCI_PATH_SIZE],
         state_path[OCI_PATH_SIZE];
+    int layers, layer_refs;           // snapshot.h
     int dir, sandboxes, trash, state; // <state_dir>/oci, below it; the OCI runtime's --root
     struct cgroups cgroups;
     struct launcher launcher;
@@ -71,11 +74,11 @@ int sandbox_inspect(struct oci *o, const char *id, struct inspection *ret, struc
 int sandbox_logs(struct oci *o, const char *id, struct strbuf *ret, struct error *err);
 int sandbox_dial(struct oci *o, const char *id, unsigned port, int *ret_fd, struct error *err);
 
-// Provisions with a given root instead of a stored image (the probe of start()). The image may be
-// NULL in the ordinary case.
+// Provisions with a given root (also for the probe of start(), which stands on nothing).
 struct sandbox_root {
     const char *path;
     const struct image_config *config; // NULL: an empty one
+    const json_t *base;                // NULL: none
 };
 int sandbox_provision_root(struct oci *o, const struct provision_request *q,
                            const struct sandbox_root *root, struct provision_result *ret,
