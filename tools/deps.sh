@@ -8,8 +8,8 @@ RUN="gcc g++ libc6-dev make meson ninja-build pkg-config git ca-certificates bin
   libuv1-dev libjansson-dev libmd-dev libsqlite3-dev libcurl4-openssl-dev libseccomp-dev libtomlplusplus-dev
   crun skopeo umoci nftables iproute2 mmdebstrap python3 curl"
 TEST="clang clang-format clang-tidy libclang-rt-14-dev cppcheck pmccabe libcmocka-dev python3-venv runc wrk
-  nginx-light docker-registry apache2-utils openssl busybox-static strace gdb procps"
-CLIENTS="opensandbox==1.1.1 opensandbox-cli==1.1.1 pytest==8.3.4 pytest-timeout==2.3.1 websockets==13.1 h11==0.14.0"
+  nginx-light docker-registry apache2-utils openssl busybox-static strace gdb procps vim-tiny"
+CLIENTS="opensandbox==1.1.1 opensandbox-cli==1.1.1 pytest==8.3.4 pytest-timeout==2.3.1 websockets==13.1 h11==0.14.0 pyte==0.8.2"
 LLHTTP=/usr/local/share/opensandbox/llhttp
 
 # The names among the arguments that are not installed; one dpkg-query for all, it is slow.
@@ -61,7 +61,7 @@ run)
 test)
     install $TEST
     venv=${2:?usage: deps.sh test VENV}
-    if ! "$venv/bin/python" -c 'import opensandbox, pytest, pytest_timeout, websockets, h11' 2>/dev/null || [ ! -x "$venv/bin/osb" ]; then
+    if ! "$venv/bin/python" -c 'import opensandbox, pytest, pytest_timeout, websockets, h11, pyte' 2>/dev/null || [ ! -x "$venv/bin/osb" ]; then
         python3 -m venv "$venv"
         "$venv/bin/pip" install -q --disable-pip-version-check $CLIENTS
     fi
