@@ -45,16 +45,16 @@ run: build ## the server in the foreground with CONFIG=file
 	$(BUILD)/release/src/server/opensandbox-server $(if $(CONFIG),--config $(CONFIG))
 
 test: deps-test build-test ## unit, component, e2e and short fuzz; at most 12 minutes
-	@python3 tools/check.py unit e2e fuzz
+	@python3 tools/check.py unit component e2e fuzz
 
 test-unit: build-test ## unit and component tests only
-	@python3 tools/check.py unit
+	@python3 tools/check.py unit component
 
 test-e2e: build-test ## real programs and official clients; ARGS=... for pytest
 	@python3 tools/check.py e2e
 
 test-all: deps-test build-test ## what CI runs: test, sanitizers, faults, checks in short form
-	@CHECK_SHORT=1 python3 tools/check.py unit e2e fuzz sanitize leak crash quickstart
+	@CHECK_SHORT=1 python3 tools/check.py unit component e2e fuzz sanitize leak crash quickstart
 
 sanitize: deps-test ## unit tests under ASan and UBSan
 	@python3 tools/check.py sanitize

@@ -69,6 +69,10 @@ def group_vectors():
     return meson_tests(BUILD / "test", ["vectors"])
 
 
+def group_component():
+    return pytest("tests/component")
+
+
 def group_e2e():
     return pytest("tests/e2e", "-m", "not long")
 
