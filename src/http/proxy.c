@@ -31,7 +31,8 @@ struct proxy {
     bool deaf;                    // the upstream takes no more of the request
     bool retried;
     bool heard;    // something of the response came
-    bool begun;    // its head was passed on
+    bool answered; // its head came
+    bool begun;    // and was passed on
     bool complete; // the parser stands behind a message
     bool paused;   // the client is slower: nothing is read
     bool bad;      // a field or a piece of the body could not be passed on
@@ -279,7 +280,20 @@ static const struct http_body body_callbacks = {.data = on_body, .end = on_body_
 
 // ---- response ----
 
+static void begin(struct proxy *p) {
+    const struct http_head *head = &p->link->parser.head;
+    http_stream_begin(p->x, head->status, NULL, head->chunked ? -1 : head->content_length);
+    p->begun = true;
+}
+
+// Whether the body came together with its head: the usual small answer, which leaves as it came.
+static bool is_whole(const struct proxy *p) {
+    return !p->begun && p->complete && p->link->parser.head.content_length == (int64_t)p->run_len;
+}
+
 static void pass_run(struct proxy *p) {
+    if (!p->begun)
+        begin(p);
     if (p->run_len && http_stream_write(p->x, p->run, p->run_len) < 0)
         p->bad = true; // cannot be: no more is read than fits
     p->run_len = 0;
@@ -294,27 +308,22 @@ static int on_head(struct h1 *parser, const struct http_head *head) {
     if (head->status / 100 == 1)
         return 0;
     timer_stop(&p->timer);
-    if (pass_fields(p, &head->headers) < 0) {
-        p->bad = true;
-        return 0;
-    }
-    http_stream_begin(p->x, head->status, NULL, head->chunked ? -1 : head->content_length);
-    p->begun = true;
+    p->answered = true;
+    p->bad = pass_fields(p, &head->headers) < 0;
     return strcmp(p->x->request->method, "HEAD") == 0;
 }
 
 // Bytes stay where they were read; small pieces close up, so that many of them are one write.
 static void on_piece(struct h1 *parser, const char *data, size_t len) {
     struct proxy *p = of(parser);
-    if (p->run_len && (data == p->run + p->run_len || len <= MERGE_MAX)) {
-        if (data != p->run + p->run_len)
-            memmove(p->run + p->run_len, data, len);
-        p->run_len += len;
-        return;
-    }
-    pass_run(p);
-    p->run = (char *)data; // of the buffer in receive()
-    p->run_len = len;
+    bool adjacent = data == p->run + p->run_len;
+    if (p->run_len && !adjacent && len > MERGE_MAX)
+        pass_run(p);
+    if (!p->run_len)
+        p->run = (char *)data; // of the buffer in receive()
+    else if (!adjacent)
+        memmove(p->run + p->run_len, data, len);
+    p->run_len += len;
 }
 
 static void on_complete(struct h1 *parser) {
@@ -352,8 +361,15 @@ static void upgrade(struct proxy *p, const char *rest, size_t rest_len) {
 
 static void finish(struct proxy *p, bool reusable) {
     struct http_exchange *x = p->x;
+    unsigned status = p->link->parser.head.status;
+    bool begun = p->begun;
+    const char *body = p->run;
+    size_t len = p->run_len;
     release(p, reusable && p->body_done && !p->deaf && !p->link->out.len);
-    http_stream_end(x);
+    if (begun)
+        http_stream_end(x);
+    else
+        http_reply(x, status, NULL, body, len);
 }
 
 // Bytes of the upstream. Returns false when the exchange is over.
@@ -362,7 +378,7 @@ static bool consume(struct proxy *p, const char *data, size_t len) {
     p->heard = true;
     while (len) {
         ssize_t n = h1_feed(parser, data, len);
-        if (n >= 0)
+        if (p->answered && !p->bad && !is_whole(p))
             pass_run(p);
         if (n < 0 || p->bad) {
             fail_response(p, "the upstream's answer is malformed");
