@@ -16,6 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 import harness
+import proxy
 
 BUILD = harness.BUILD
 RELEASE = BUILD / "release"
@@ -40,6 +41,9 @@ TARGETS = {
     "execd.size": ("MiB", {"value": 1.6}, 1, False),
     "execd.rss": ("MiB", {"value": 2}, 1, False),
     "execd.start": ("ms", {"p50": 2}, 20, False),
+    "proxy.stream_ratio": ("ratio", {"value": 1.0}, 9, True),
+    "proxy.stream_ratio_tuned": ("ratio", {"value": 0.85}, 9, True),
+    "proxy.request_ratio": ("ratio", {"value": 0.9}, 9, True),
 }
 
 
@@ -205,7 +209,11 @@ def measure(prefixes=()):
     if not (BUILD / "bench/build.ninja").exists():
         subprocess.run(["meson", "setup", str(BUILD / "bench"), "--buildtype=release", "-Dtests=false", "-Dserver=false"], cwd=harness.ROOT,
                        check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["ninja", "-C", str(BUILD / "bench"), "bench/load"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["ninja", "-C", str(BUILD / "bench"), "bench/load", "bench/proxy"], check=True, stdout=subprocess.DEVNULL)
+    if not prefixes or "proxy" in prefixes:
+        proxy.measure(record)
+    if prefixes == ["proxy"]:
+        return
     b = Bench()
     try:
         steps = {"server": b.starts, "oci.create": b.creates, "oci.burst": b.bursts, "health": b.busy, "oci.thousand": b.thousand,
