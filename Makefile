@@ -6,7 +6,7 @@ PYTEST = $(BUILD)/venv/bin/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-all sanitize fuzz lint \
-	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check vectors docs-check clean
+	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check vectors soak execd-empty-root docs-check clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,14 +47,14 @@ run: build ## the server in the foreground with CONFIG=file
 test: deps-test build-test ## unit, component, e2e and short fuzz; at most 12 minutes
 	@python3 tools/check.py unit component e2e fuzz
 
-test-unit: build-test ## unit and component tests only
+test-unit: deps-test build-test ## unit and component tests only
 	@python3 tools/check.py unit component
 
 test-e2e: build-test ## real programs and official clients; ARGS=... for pytest
 	@python3 tools/check.py e2e
 
 test-all: deps-test build-test ## what CI runs: test, sanitizers, faults, checks in short form
-	@CHECK_SHORT=1 python3 tools/check.py unit component e2e fuzz sanitize leak crash quickstart
+	@CHECK_SHORT=1 python3 tools/check.py unit component e2e fuzz sanitize soak leak crash quickstart
 
 sanitize: deps-test ## unit tests under ASan and UBSan
 	@python3 tools/check.py sanitize
@@ -62,8 +62,14 @@ sanitize: deps-test ## unit tests under ASan and UBSan
 fuzz: deps-test ## every fuzz target, SECONDS=600 each
 	@FUZZ_SECONDS=$(or $(SECONDS),600) python3 tools/check.py fuzz
 
-vectors: build-test ## the malformed-request vectors
+vectors: deps-test build-test ## the malformed requests and Appendix A of the execd contract, one line each
 	@python3 tools/check.py vectors
+
+soak: deps-test build-test ## 10,000 commands, uploads, terminals and dropped connections in one execd leave nothing behind
+	@python3 tools/check.py soak
+
+execd-empty-root: deps-test build-test ## execd runs where there is nothing else
+	@python3 tools/check.py empty_root
 
 leak-check: deps-test build-test ## nothing is left after 100 sandboxes
 	@python3 tools/check.py leak

@@ -16,6 +16,8 @@ struct events {
     struct strbuf frames; // frames[sent..] wait for the connection
     size_t sent;
     struct events_splitter stream[2];
+    int open;           // stream whose event is not finished yet, -1: none
+    struct strbuf held; // of the other stream meanwhile
     struct timer ping;
     char stamp[48]; // ,"timestamp":N}\n\n of the burst at hand
     bool ended, gone;
@@ -43,22 +45,30 @@ static size_t torn_character(const char *data, size_t len) {
     return 0;
 }
 
-static void cut_line(struct events_splitter *sp, events_text_fn *emit, void *arg) {
+static unsigned first_place(const struct events_splitter *sp) {
+    return sp->given ? 0 : EVENTS_FIRST;
+}
+
+// Hands on what has gathered of a line whose end is still to come.
+static void emit_piece(struct events_splitter *sp, events_text_fn *emit, void *arg) {
     size_t n = sp->line.len - torn_character(sp->line.data, sp->line.len);
-    emit(arg, sp->line.data, n);
+    bool cut = sp->given + n >= EVENTS_LINE_MAX;
+    emit(arg, sp->line.data, n, first_place(sp) | (cut ? EVENTS_LAST : 0));
+    sp->given = cut ? 0 : sp->given + n;
     strbuf_consume(&sp->line, n);
 }
 
 static void keep(struct events_splitter *sp, const char *data, size_t len, events_text_fn *emit,
                  void *arg) {
     if (!sp->line.max)
-        strbuf_init(&sp->line, (size_t)EVENTS_LINE_MAX * 2);
-    if (sp->line.len + len > EVENTS_LINE_MAX)
-        cut_line(sp, emit, arg);
+        strbuf_init(&sp->line, SIZE_MAX / 8);
     if (strbuf_add(&sp->line, data, len) < 0) { // no memory: in two events rather than not at all
-        emit(arg, sp->line.data, sp->line.len);
-        emit(arg, data, len);
+        emit(arg, sp->line.data, sp->line.len, first_place(sp));
+        emit(arg, data, len, EVENTS_LAST);
         strbuf_free(&sp->line);
+        sp->given = 0;
+    } else if (sp->line.len >= EVENTS_PIECE) {
+        emit_piece(sp, emit, arg);
     }
 }
 
@@ -71,11 +81,11 @@ void events_split(struct events_splitter *sp, const char *data, size_t len, even
             return;
         }
         n += data[n] == '\r' && n + 1 < len && data[n + 1] == '\n' ? 2 : 1;
-        if (sp->line.len) {
+        if (sp->line.len || sp->given) {
             keep(sp, data, n, emit, arg);
             events_split_end(sp, emit, arg);
         } else {
-            emit(arg, data, n);
+            emit(arg, data, n, EVENTS_FIRST | EVENTS_LAST);
         }
         data += n;
         len -= n;
@@ -83,9 +93,10 @@ void events_split(struct events_splitter *sp, const char *data, size_t len, even
 }
 
 void events_split_end(struct events_splitter *sp, events_text_fn *emit, void *arg) {
-    if (sp->line.len)
-        emit(arg, sp->line.data, sp->line.len);
-    if (sp->line.capacity > EVENTS_BURST)
+    if (sp->line.len || sp->given)
+        emit(arg, sp->line.data, sp->line.len, first_place(sp) | EVENTS_LAST);
+    sp->given = 0;
+    if (sp->line.capacity > EVENTS_PIECE)
         strbuf_free(&sp->line);
     else if (sp->line.max)
         strbuf_clear(&sp->line);
@@ -101,6 +112,7 @@ static void finish(struct events *s) {
     strbuf_free(&s->frames);
     strbuf_free(&s->stream[0].line);
     strbuf_free(&s->stream[1].line);
+    strbuf_free(&s->held);
     free(s);
 }
 
@@ -160,28 +172,38 @@ static void end_frame(struct events *s) {
         events_flush(s);
 }
 
-static void text_frame(struct events *s, const char *type, const char *text, size_t len) {
-    begin_frame(s, type);
-    (void)strbuf_adds(&s->frames, ",\"text\":");
-    (void)json_write_text(&s->frames, text, len);
-    end_frame(s);
+static void text_frame(struct events *s, const char *type, const char *text, size_t len,
+                       unsigned place) {
+    if (place & EVENTS_FIRST) {
+        begin_frame(s, type);
+        (void)strbuf_adds(&s->frames, ",\"text\":\"");
+    }
+    (void)json_write_escaped(&s->frames, text, len);
+    if (place & EVENTS_LAST) {
+        (void)strbuf_addc(&s->frames, '"');
+        end_frame(s);
+    }
 }
 
-static void stdout_frame(void *arg, const char *text, size_t len) {
-    text_frame(arg, "stdout", text, len);
+static void stdout_frame(void *arg, const char *text, size_t len, unsigned place) {
+    struct events *s = arg;
+    text_frame(s, "stdout", text, len, place);
+    s->open = place & EVENTS_LAST ? -1 : OUTPUT_STDOUT;
 }
 
-static void stderr_frame(void *arg, const char *text, size_t len) {
-    text_frame(arg, "stderr", text, len);
+static void stderr_frame(void *arg, const char *text, size_t len, unsigned place) {
+    struct events *s = arg;
+    text_frame(s, "stderr", text, len, place);
+    s->open = place & EVENTS_LAST ? -1 : OUTPUT_STDERR;
 }
 
 static events_text_fn *const stream_frame[] = {stdout_frame, stderr_frame};
 
 static void on_ping(struct timer *t) {
     struct events *s = CONTAINER_OF(t, struct events, ping);
-    if (!s->frames.len) { // behind output that waits, nobody needs a sign of life
+    if (!s->frames.len && s->open < 0) { // behind output nobody needs a sign of life
         take_time(s);
-        text_frame(s, "ping", "pong", 4);
+        text_frame(s, "ping", "pong", 4, EVENTS_FIRST | EVENTS_LAST);
         events_flush(s);
     }
     timer_start(s->x->loop, &s->ping, EVENTS_PING_MS, on_ping);
@@ -198,7 +220,9 @@ struct events *events_begin(struct http_exchange *x, const char *id, unsigned fl
     }
     s->x = x;
     s->owner = *owner;
-    strbuf_init(&s->frames, (size_t)EVENTS_LINE_MAX * 8);
+    s->open = -1;
+    strbuf_init(&s->frames, (size_t)EVENTS_LINE_MAX);
+    strbuf_init(&s->held, EVENTS_HELD + EVENTS_BURST);
     x->user = s;
     x->on_room = on_room;
     x->on_gone = on_gone;
@@ -208,23 +232,45 @@ struct events *events_begin(struct http_exchange *x, const char *id, unsigned fl
     s->gone = http_gone(x);
     take_time(s);
     if (id)
-        text_frame(s, "init", id, strlen(id));
+        text_frame(s, "init", id, strlen(id), EVENTS_FIRST | EVENTS_LAST);
     if (flags & EVENTS_PINGS) {
-        text_frame(s, "ping", "pong", 4);
+        text_frame(s, "ping", "pong", 4, EVENTS_FIRST | EVENTS_LAST);
         timer_start(x->loop, &s->ping, EVENTS_PING_MS, on_ping);
     }
     return s;
 }
 
+static void release_held(struct events *s, enum output_stream from) {
+    struct strbuf held = s->held;
+    if (!held.len)
+        return;
+    strbuf_init(&s->held, EVENTS_HELD + EVENTS_BURST);
+    events_split(&s->stream[from], held.data, held.len, stream_frame[from], s);
+    strbuf_free(&held);
+}
+
 void events_output(struct events *s, enum output_stream from, const char *data, size_t len) {
+    enum output_stream other = from == OUTPUT_STDOUT ? OUTPUT_STDERR : OUTPUT_STDOUT;
     take_time(s);
+    if (s->open == (int)other) { // one event at a time: the other stream's has begun
+        if (s->held.len + len <= EVENTS_HELD && !strbuf_add(&s->held, data, len))
+            return;
+        events_split_end(&s->stream[other], stream_frame[other], s);
+        release_held(s, from);
+    }
     events_split(&s->stream[from], data, len, stream_frame[from], s);
+    if (s->open < 0)
+        release_held(s, other);
+    if (s->frames.len - s->sent >= EVENTS_BURST)
+        events_flush(s);
 }
 
 static void end_lines(struct events *s) {
     take_time(s);
-    for (int i = 0; i < 2; i++)
-        events_split_end(&s->stream[i], stream_frame[i], s);
+    int first = s->open == OUTPUT_STDERR ? OUTPUT_STDERR : OUTPUT_STDOUT;
+    events_split_end(&s->stream[first], stream_frame[first], s);
+    release_held(s, first == OUTPUT_STDOUT ? OUTPUT_STDERR : OUTPUT_STDOUT);
+    events_split_end(&s->stream[!first], stream_frame[!first], s);
 }
 
 void events_emit(struct events *s, const char *type, json_t *members) {

@@ -16,6 +16,8 @@
 
 enum {
     EVENTS_LINE_MAX = 16 << 20, // longer lines are cut into several events
+    EVENTS_PIECE = 64 * 1024,   // longer lines leave in pieces, while they come; still as one event
+    EVENTS_HELD = 1 << 20,      // of the other stream meanwhile; beyond it the line is cut
     EVENTS_BURST = 64 * 1024,   // frames gathered before they go to the connection
     EVENTS_PING_MS = 3000
 };
@@ -49,11 +51,14 @@ void events_flush(struct events *s);
 // What is left leaves as fast as it goes, then the final chunk. The pointer is dead, NULL is fine.
 void events_end(struct events *s);
 
-// Pure part, for tests: splits bytes of one stream into event texts. line keeps what is incomplete.
+// Pure part, for tests: splits the bytes of one stream into event texts. A text comes in one call,
+// or in several when it is long; a piece never ends inside a character.
+enum events_place { EVENTS_FIRST = 1 << 0, EVENTS_LAST = 1 << 1 };
 struct events_splitter {
-    struct strbuf line;
+    struct strbuf line; // incomplete, at most two pieces
+    size_t given;       // bytes of this line that were emitted
 };
-typedef void events_text_fn(void *arg, const char *text, size_t len);
+typedef void events_text_fn(void *arg, const char *text, size_t len, unsigned place);
 void events_split(struct events_splitter *sp, const char *data, size_t len, events_text_fn *emit,
                   void *arg);
 void events_split_end(struct events_splitter *sp, events_text_fn *emit, void *arg);

@@ -9,6 +9,7 @@
 #include "execd/handlers.h"
 #include "execd/routes.h"
 #include "fmt/json.h"
+#include "http/router.h"
 #include "http/url.h"
 
 #define BUFFERED HTTP_BODY_BUFFERED
@@ -104,7 +105,6 @@ void execd_fail(struct http_exchange *x, unsigned status, const char *code, cons
     http_reply_error(x, &err);
 }
 
-// Length of the first value in a text that may go on (execd.md 2.1: trailing bytes are ignored).
 json_t *execd_body(struct http_exchange *x, bool optional) {
     json_error_t why;
     if (optional && x->body[strspn(x->body, " \t\r\n")] == '\0' && !memchr(x->body, 0, x->body_len))
@@ -197,12 +197,28 @@ void handle_isolation_abilities(struct http_exchange *x) {
                               "userns_available", 0, "commit_supported", 0, "diff_supported", 0));
 }
 
-// Unknown path, wrong method, HEAD and OPTIONS alike; a trailing slash is redirected
-// (execd.md 2.1).
+// Whether the path without its last '/' is a route of this method: then that is where to go.
+static bool redirects(struct http_exchange *x) {
+    const struct http_server_settings table = {.routes = routes, .route_count = ARRAY_SIZE(routes)};
+    struct http_match m = {0};
+    size_t len = strlen(x->path);
+    char *path =
+        len > 1 && x->path[len - 1] == '/' ? arena_strndup(x->arena, x->path, len - 1) : NULL;
+    if (!path || http_router_match(&table, x->arena, x->request->method, path, &m) < 0 || !m.route)
+        return false;
+    const char *to = arena_printf(x->arena, "%s%s%s", path, *x->query ? "?" : "", x->query);
+    if (!to || http_reply_header(x, "Location", to) < 0)
+        return false;
+    http_reply_empty(x, strcmp(x->request->method, "GET") == 0 ? 301 : 307);
+    return true;
+}
+
+// Unknown path, wrong method, HEAD and OPTIONS alike (execd.md 2.1).
 static void no_route(struct http_exchange *x, const char *allowed) {
     static const char text[] = "404 page not found";
     (void)allowed;
-    http_reply(x, 404, "text/plain", text, sizeof text - 1);
+    if (!redirects(x))
+        http_reply(x, 404, "text/plain", text, sizeof text - 1);
 }
 
 void routes_serve(struct execd *e, struct http_server_settings *s) {

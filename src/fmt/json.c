@@ -40,11 +40,13 @@ static size_t plain(const unsigned char *p, size_t len) {
 // One character that is not plain, of `n` bytes of valid UTF-8.
 static int add_special(struct strbuf *sb, const unsigned char *p, size_t n) {
     static const char named[] = "b\bf\fn\nr\rt\t\"\"\\\\";
+    static const char hex[] = "0123456789abcdef";
     for (const char *e = named; *e; e += 2)
         if (n == 1 && p[0] == (unsigned char)e[1])
-            return strbuf_addf(sb, "\\%c", e[0]);
+            return strbuf_add(sb, (const char[]){'\\', e[0]}, 2);
     if (n == 1)
-        return strbuf_addf(sb, "\\u%04x", p[0]);
+        return strbuf_add(sb, (const char[]){'\\', 'u', '0', '0', hex[p[0] >> 4], hex[p[0] & 15]},
+                          6);
     if (n == 2 && p[0] == 0xc2 && p[1] == 0x85)
         return strbuf_adds(sb, "\\u0085");
     if (n == 3 && p[0] == 0xe2 && p[1] == 0x80 && (p[2] == 0xa8 || p[2] == 0xa9))
@@ -52,7 +54,7 @@ static int add_special(struct strbuf *sb, const unsigned char *p, size_t n) {
     return strbuf_add(sb, p, n);
 }
 
-int json_write_text(struct strbuf *sb, const char *text, size_t len) {
+int json_write_escaped(struct strbuf *sb, const char *text, size_t len) {
     cleanup_strbuf struct strbuf valid = {0};
     strbuf_init(&valid, SIZE_MAX / 8);
     if (!utf8_valid(text, len)) {
@@ -62,7 +64,6 @@ int json_write_text(struct strbuf *sb, const char *text, size_t len) {
         len = valid.len;
     }
     const unsigned char *p = (const unsigned char *)text;
-    (void)strbuf_addc(sb, '"');
     for (size_t i = 0; i < len;) {
         size_t n = plain(p + i, len - i);
         if (n) {
@@ -73,5 +74,12 @@ int json_write_text(struct strbuf *sb, const char *text, size_t len) {
         }
         i += n;
     }
+    return sb->failed ? -1 : 0;
+}
+
+int json_write_text(struct strbuf *sb, const char *text, size_t len) {
+    (void)strbuf_addc(sb, '"');
+    if (json_write_escaped(sb, text, len) < 0)
+        return -1;
     return strbuf_addc(sb, '"');
 }

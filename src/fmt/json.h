@@ -25,5 +25,8 @@ int json_write(const json_t *value, struct strbuf *sb); // compact; 0 or -1 (str
 // U+0085 too, so that line-based readers of event streams never split it (compat-1.1.1.md 7.1).
 // Invalid UTF-8 becomes U+FFFD.
 int json_write_text(struct strbuf *sb, const char *text, size_t len);
+// The same without the quotes, for a string that is written in several pieces. A piece must not end
+// inside a character.
+int json_write_escaped(struct strbuf *sb, const char *text, size_t len);
 
 #endif

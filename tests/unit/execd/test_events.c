@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,10 +14,11 @@
 #include "execd/events.h"
 
 // Texts are collected with a '|' behind each.
-static void collect(void *arg, const char *text, size_t len) {
+static void collect(void *arg, const char *text, size_t len, unsigned place) {
     struct strbuf *sb = arg;
     (void)strbuf_add(sb, text, len);
-    (void)strbuf_addc(sb, '|');
+    if (place & EVENTS_LAST)
+        (void)strbuf_addc(sb, '|');
 }
 
 static void expect(const char *const *reads, const char *expected) {
@@ -50,42 +52,61 @@ static void test_one_byte_at_a_time(void **state) {
 }
 
 struct sizes {
-    size_t count, first, total, torn;
+    size_t events, length, longest, total, torn, piece;
+    bool open;
 };
 
-static void measure(void *arg, const char *text, size_t len) {
+static void measure(void *arg, const char *text, size_t len, unsigned place) {
     struct sizes *s = arg;
-    if (!s->count++)
-        s->first = len;
+    assert_int_equal(s->open, !(place & EVENTS_FIRST));
+    s->open = !(place & EVENTS_LAST);
+    s->length = (place & EVENTS_FIRST ? 0 : s->length) + len;
+    s->longest = s->length > s->longest ? s->length : s->longest;
+    s->piece = len > s->piece ? len : s->piece;
     s->total += len;
+    s->events += !s->open;
     s->torn += len && ((unsigned char)text[0] & 0xc0) == 0x80;
 }
 
-static void test_endless_line_is_cut_between_characters(void **state) {
+static void endless_line(size_t total, struct sizes *s) {
     struct events_splitter sp = {0};
-    struct sizes s = {0};
-    enum { PIECE = 3 * 21845 }; // of three-byte characters
+    enum { PIECE = 3 * 7000 }; // of three-byte characters
     char *piece = malloc(PIECE);
     size_t given = 0;
-    (void)state;
     for (int i = 0; i < PIECE; i++)
         piece[i] = "\xe2\x82\xac"[i % 3];
-    for (; given < EVENTS_LINE_MAX + 5 * PIECE; given += PIECE - 1)
-        events_split(&sp, piece + given % 3, PIECE - 1, measure, &s); // goes on where it was cut
-    assert_true(sp.line.len <= EVENTS_LINE_MAX);
-    events_split_end(&sp, measure, &s);
-    assert_int_equal(s.count, 2);
-    assert_true(s.first > EVENTS_LINE_MAX - PIECE && s.first <= EVENTS_LINE_MAX);
-    assert_int_equal(s.total, given);
-    assert_int_equal(s.torn, 0);
+    for (; given < total; given += PIECE - 3)
+        events_split(&sp, piece + given % 3, PIECE - 3, measure, s);
+    assert_true(sp.line.capacity < 4 * EVENTS_PIECE);
+    events_split_end(&sp, measure, s);
+    assert_int_equal(s->total, given);
+    assert_int_equal(s->torn, 0);
+    assert_false(s->open);
     strbuf_free(&sp.line);
     free(piece);
+}
+
+static void test_long_line_is_one_event_in_pieces(void **state) {
+    struct sizes s = {0};
+    (void)state;
+    endless_line(5 << 20, &s);
+    assert_int_equal(s.events, 1);
+    assert_true(s.piece < 2 * EVENTS_PIECE);
+}
+
+static void test_endless_line_is_cut_between_characters(void **state) {
+    struct sizes s = {0};
+    (void)state;
+    endless_line(EVENTS_LINE_MAX + (1 << 20), &s);
+    assert_int_equal(s.events, 2);
+    assert_true(s.longest >= EVENTS_LINE_MAX && s.longest < EVENTS_LINE_MAX + 2 * EVENTS_PIECE);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_one_byte_at_a_time),
+        cmocka_unit_test(test_long_line_is_one_event_in_pieces),
         cmocka_unit_test(test_endless_line_is_cut_between_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
