@@ -67,9 +67,16 @@ static int set_standard(struct config *c, const struct config_key *k) {
     const char *text = k->standard;
     if (k->flags & CONFIG_UNUSED)
         return 0;
-    if (k->type == CONFIG_LIST) { // the defaults of all lists are empty
+    if (k->type == CONFIG_LIST) {
         char ***at = member(c, k);
+        size_t count = 0;
         *at = calloc(1, sizeof(char *));
+        for (const char *p = text; *at && *p;) {
+            size_t n = strcspn(p, ",");
+            if (list_add(at, count++, p, n) < 0)
+                return -1;
+            p += n + (p[n] == ',');
+        }
         return *at ? 0 : -1;
     }
     if (!text)
@@ -160,11 +167,34 @@ static int set_bool(const struct reading *r, const struct config_key *k, const j
     return refuse(r, k, err, "must be true or false");
 }
 
-static int set_list(const struct reading *r, const struct config_key *k, const json_t *v,
+// { NAME = "value" } as "NAME=value".
+static int set_pairs(const struct reading *r, const struct config_key *k, json_t *v,
+                     struct error *err) {
+    size_t count = 0;
+    const char *name;
+    json_t *value;
+    json_object_foreach(v, name, value) {
+        char *text cleanup_free = NULL;
+        if (!json_is_string(value))
+            return refuse(r, k, err, "must be a table of texts, { NAME = \"value\" }");
+        if (asprintf(&text, "%s=%s", name, json_string_value(value)) < 0 ||
+            list_add(member(r->config, k), count++, text, strlen(text)) < 0)
+            return out_of_memory(err);
+    }
+    return 0;
+}
+
+static int set_list(const struct reading *r, const struct config_key *k, json_t *v,
                     struct error *err) {
     char ***at = member(r->config, k);
     size_t i;
     const json_t *item;
+    list_free(*at); // the default
+    *at = calloc(1, sizeof(char *));
+    if (!*at)
+        return out_of_memory(err);
+    if (k->flags & CONFIG_PAIRS && json_is_object(v))
+        return set_pairs(r, k, v, err);
     if (!json_is_array(v))
         return refuse(r, k, err, "must be a list of texts, [\"a\", \"b\"]");
     json_array_foreach(v, i, item) {
@@ -209,7 +239,7 @@ static int set_word(const struct reading *r, const struct config_key *k, const j
     return set_text(r->config, k, text) < 0 ? out_of_memory(err) : 0;
 }
 
-static int set_value(const struct reading *r, const struct config_key *k, const json_t *v,
+static int set_value(const struct reading *r, const struct config_key *k, json_t *v,
                      struct error *err) {
     if (k->flags & CONFIG_UNUSED) {
         char what[200];
@@ -380,15 +410,19 @@ void config_free(struct config *c) {
 }
 
 int config_check(const struct config *c, struct error *err) {
-    if (strcasecmp(c->runtime, "oci") != 0)
-        return error_set(err, ENOTSUP, "runtime.type = \"%s\" is not built yet; set it to \"oci\"",
+    bool docker = strcasecmp(c->runtime, "docker") == 0;
+    if (!docker && strcasecmp(c->runtime, "oci") != 0)
+        return error_set(err, ENOTSUP,
+                         "runtime.type = \"%s\" is not built yet; set it to \"oci\" or \"docker\"",
                          c->runtime);
     if (strcasecmp(c->store_type, "sqlite") != 0)
         return error_set(err, ENOTSUP, "store.type = \"%s\" is not built; set it to \"sqlite\"",
                          c->store_type);
-    if (*c->secure_runtime)
-        return error_set(err, ENOTSUP, "secure_runtime.type = \"%s\" is not built yet; remove it",
-                         c->secure_runtime);
+    if (*c->secure_runtime && (!docker || strcasecmp(c->secure_runtime, "firecracker") == 0))
+        return error_set(err, ENOTSUP,
+                         "secure_runtime.type = \"%s\" is not built for runtime.type \"%s\"; "
+                         "remove it",
+                         c->secure_runtime, c->runtime);
     if (c->state_dir[0] != '/' || c->run_dir[0] != '/')
         return error_set(err, EINVAL, "oci.state_dir and oci.run_dir must be absolute paths");
     for (char **p = c->allowed_host_paths; *p; p++)
@@ -398,10 +432,20 @@ int config_check(const struct config *c, struct error *err) {
     return 0;
 }
 
+static void write_list(FILE *out, const char *text) {
+    (void)fprintf(out, "[");
+    for (const char *p = text; *p;) {
+        size_t n = strcspn(p, ",");
+        (void)fprintf(out, "%s\"%.*s\"", p == text ? "" : ", ", (int)n, p);
+        p += n + (p[n] == ',');
+    }
+    (void)fprintf(out, "]\n");
+}
+
 static void write_default(FILE *out, const struct config_key *k) {
     (void)fprintf(out, "\n# %s\n# %s = ", k->help, k->name);
     if (k->type == CONFIG_LIST)
-        (void)fprintf(out, "[]\n");
+        write_list(out, k->standard);
     else if (k->type == CONFIG_INT)
         (void)fprintf(out, "%s\n", k->standard ? k->standard : "86400");
     else if (k->type == CONFIG_BOOL)

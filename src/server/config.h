@@ -14,10 +14,11 @@
 
 enum config_type { CONFIG_TEXT, CONFIG_INT, CONFIG_BOOL, CONFIG_LIST, CONFIG_ANY };
 enum config_flags {
-    CONFIG_SECRET = 1 << 0,  // never printed
-    CONFIG_UNUSED = 1 << 1,  // known to the reference, without effect here
-    CONFIG_PATH = 1 << 2,    // "~/" is expanded
-    CONFIG_REQUIRED = 1 << 3 // not empty
+    CONFIG_SECRET = 1 << 0,   // never printed
+    CONFIG_UNUSED = 1 << 1,   // known to the reference, without effect here
+    CONFIG_PATH = 1 << 2,     // "~/" is expanded
+    CONFIG_REQUIRED = 1 << 3, // not empty
+    CONFIG_PAIRS = 1 << 4     // a list that may be written as a table: "name=value"
 };
 
 struct config_key {
@@ -65,8 +66,14 @@ struct config {
     char *store_type, *store_path, *synchronous;
     // [storage]
     char **allowed_host_paths;
-    // [secure_runtime], refused while it is not built
-    char *secure_runtime;
+    // [secure_runtime], of docker alone
+    char *secure_runtime, *secure_runtime_name;
+    // [docker]
+    char *docker_network, *publish_ports, *publish_host, *apparmor_profile, *seccomp_profile,
+        *limits;
+    char **drop_capabilities, **sandbox_env, **sandbox_binds;
+    bool no_new_privileges;
+    int64_t api_timeout_s, docker_pids;
 };
 
 // path NULL: SANDBOX_CONFIG_PATH, else ~/.sandbox.toml when it exists, else defaults alone. A named

@@ -31,6 +31,7 @@ struct check {
     const char *name;
     enum weight weight;
     bool (*ok)(const struct config *c, struct finding *f);
+    bool oci; // of the built-in runtime alone
 };
 
 #define FOUND(f, ...)  ((void)snprintf((f)->text, sizeof(f)->text, __VA_ARGS__))
@@ -270,28 +271,34 @@ static bool port_ok(const struct config *c, struct finding *f) {
 }
 
 static const struct check checks[] = {
-    {"privileges", NEEDED, privileges_ok},
-    {"kernel", NEEDED, kernel_ok},
-    {"overlay", NEEDED, overlay_ok},
-    {"runtime", NEEDED, runtime_ok},
-    {"execd", NEEDED, execd_ok},
-    {"skopeo", NEEDED, skopeo_ok},
-    {"umoci", NEEDED, umoci_ok},
-    {"nft", NEEDED, nft_ok},
-    {"cgroups", NEEDED, cgroup_ok},
-    {"state directory", NEEDED, path_ok},
-    {"user namespaces", WANTED, user_namespace_ok},
-    {"ip_forward", WANTED, forward_ok},
-    {"inotify", WANTED, inotify_ok},
-    {"disk", WANTED, disk_ok},
-    {"file descriptors", WANTED, files_ok},
-    {"port", WANTED, port_ok},
+    {"privileges", NEEDED, privileges_ok, true},
+    {"kernel", NEEDED, kernel_ok, true},
+    {"overlay", NEEDED, overlay_ok, true},
+    {"runtime", NEEDED, runtime_ok, true},
+    {"execd", NEEDED, execd_ok, false},
+    {"skopeo", NEEDED, skopeo_ok, true},
+    {"umoci", NEEDED, umoci_ok, true},
+    {"nft", NEEDED, nft_ok, true},
+    {"cgroups", NEEDED, cgroup_ok, true},
+    {"state directory", NEEDED, path_ok, true},
+    {"user namespaces", WANTED, user_namespace_ok, true},
+    {"ip_forward", WANTED, forward_ok, true},
+    {"inotify", WANTED, inotify_ok, false},
+    {"disk", WANTED, disk_ok, false},
+    {"file descriptors", WANTED, files_ok, false},
+    {"port", WANTED, port_ok, false},
 };
+
+static bool concerns(const struct check *k, const struct config *c) {
+    return !k->oci || strcasecmp(c->runtime, "oci") == 0;
+}
 
 unsigned doctor_run(const struct config *c, FILE *out) {
     unsigned failed = 0;
     for (size_t i = 0; i < ARRAY_SIZE(checks); i++) {
         struct finding f = {0};
+        if (!concerns(&checks[i], c))
+            continue;
         bool ok = checks[i].ok(c, &f);
         failed += !ok && checks[i].weight == NEEDED;
         (void)fprintf(out, "%-5s %-17s %s\n",
@@ -308,7 +315,7 @@ unsigned doctor_run(const struct config *c, FILE *out) {
 int doctor_start_check(const struct config *c, struct error *err) {
     for (size_t i = 0; i < ARRAY_SIZE(checks); i++) {
         struct finding f = {0};
-        if (checks[i].weight == NEEDED && !checks[i].ok(c, &f))
+        if (concerns(&checks[i], c) && checks[i].weight == NEEDED && !checks[i].ok(c, &f))
             return error_set(err, ENOENT,
                              "%s: %s; remedy: %s (`opensandbox-server doctor` runs all checks)",
                              checks[i].name, f.text, f.remedy);

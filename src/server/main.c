@@ -17,7 +17,10 @@
 #include "server/cli.h"
 #include "server/doctor.h"
 #include "server/image_cli.h"
+#include "server/runtime/docker/docker.h"
 #include "server/runtime/oci/oci.h"
+
+enum { DOCKER_CREATES = 16 }; // the engine does the work
 
 struct server {
     const struct config *config;
@@ -69,6 +72,52 @@ static struct oci_settings oci_settings(const struct config *c, const char *inst
         .image_max_age_days = (unsigned)c->image_max_age_days,
         .pull_timeout_ms = c->pull_timeout_s * 1000,
     };
+}
+
+static const char *secure_runtime(const struct config *c) {
+    if (!*c->secure_runtime)
+        return NULL;
+    if (c->secure_runtime_name)
+        return c->secure_runtime_name;
+    return strcasecmp(c->secure_runtime, "kata") == 0 ? "kata-runtime" : "runsc";
+}
+
+static struct docker_settings docker_settings(const struct config *c, const char *instance,
+                                              const char *execd) {
+    const char *publish = c->publish_ports;
+    return (struct docker_settings){
+        .engine = docker_engine_of_environment(c->api_timeout_s * 1000),
+        .instance = instance,
+        .execd_path = execd,
+        .network_mode = c->docker_network,
+        .publish = strcasecmp(publish, "always") == 0  ? DOCKER_PUBLISH_ALWAYS
+                   : strcasecmp(publish, "never") == 0 ? DOCKER_PUBLISH_NEVER
+                                                       : DOCKER_PUBLISH_AUTO,
+        .publish_host = c->publish_host,
+        .drop_capabilities = (docker_list)c->drop_capabilities,
+        .no_new_privileges = c->no_new_privileges,
+        .apparmor_profile = c->apparmor_profile,
+        .seccomp_profile = c->seccomp_profile,
+        .secure_runtime = secure_runtime(c),
+        .sandbox_env = (docker_list)c->sandbox_env,
+        .sandbox_binds = (docker_list)c->sandbox_binds,
+        .allowed_host_paths = (docker_list)c->allowed_host_paths,
+        .limits = strcasecmp(c->limits, "best_effort") == 0 ? DOCKER_LIMITS_BEST_EFFORT
+                                                            : DOCKER_LIMITS_ENFORCE,
+        .default_pids = (uint64_t)c->docker_pids,
+        .start_timeout_ms = c->start_timeout_s * 1000,
+    };
+}
+
+static bool is_docker(const struct config *c) {
+    return strcasecmp(c->runtime, "docker") == 0;
+}
+
+static struct runtime *new_runtime(const struct config *c, const char *instance, const char *execd,
+                                   struct error *err) {
+    const struct docker_settings docker = docker_settings(c, instance, execd);
+    const struct oci_settings oci = oci_settings(c, instance, execd);
+    return is_docker(c) ? docker_new(&docker, err) : oci_new(&oci, err);
 }
 
 static int image(const struct config *c, int argc, char **argv) {
@@ -170,8 +219,7 @@ static int open_domain(struct server *s, struct error *err) {
     s->store = store_open(&s->loop, &store, err);
     if (!s->store)
         return -1;
-    const struct oci_settings oci = oci_settings(c, store_instance(s->store), s->execd);
-    s->runtime = oci_new(&oci, err);
+    s->runtime = new_runtime(c, store_instance(s->store), s->execd, err);
     if (!s->runtime)
         return -1;
     error_set_prefix(s->runtime->ops->code_prefix);
@@ -182,13 +230,14 @@ static int open_domain(struct server *s, struct error *err) {
         .workers = (unsigned)c->workers,
         .pull_workers = (unsigned)c->pull_workers,
         .creates_running = c->creates_running ? (unsigned)c->creates_running
+                           : is_docker(c)     ? DOCKER_CREATES
                                               : 2 * (unsigned)(cores > 0 ? cores : 1),
         .creates_waiting = (unsigned)c->creates_waiting,
         .sandboxes_max = (unsigned)c->sandboxes_max,
         .create_wait_ms = c->create_wait_s * 1000,
         .failed_retention_s = c->failed_retention_s,
         .max_timeout_s = c->timeout_max_s,
-        .default_pids = (uint64_t)c->pids_limit,
+        .default_pids = (uint64_t)(is_docker(c) ? c->docker_pids : c->pids_limit),
     };
     s->domain = domain_new(&domain, err);
     return s->domain ? 0 : -1;

@@ -164,7 +164,11 @@ static int check_source(const struct api *a, const json_t *o, struct volume_spec
         if (!(a->features & RUNTIME_NAMED_VOLUMES))
             return error_server(err, ERR_VOLUME_UNSUPPORTED_BACKEND,
                                 "volumes: pvc is not supported by this runtime yet");
+        struct field make = field_get(&pvc.at, pvc.value, "createIfNotExists");
+        struct field drop = field_get(&pvc.at, pvc.value, "deleteOnSandboxTermination");
         v->kind = VOLUME_NAMED;
+        v->must_exist = !field_bool(&none, &make, true);
+        v->delete_with_sandbox = field_bool(&none, &drop, false);
         v->source = strdup(json_string_value(claim.value));
     } else {
         return error_server(err, ERR_VOLUME_UNSUPPORTED_BACKEND,

@@ -170,8 +170,13 @@ static const struct member spec_members[] = {
 #define VOLUME(name, type)                                                                         \
     { #name, type, offsetof(struct volume_spec, name) }
 static const struct member volume_members[] = {
-    VOLUME(name, MEMBER_TEXT),     VOLUME(mount_path, MEMBER_TEXT), VOLUME(source, MEMBER_TEXT),
-    VOLUME(sub_path, MEMBER_TEXT), VOLUME(read_only, MEMBER_BOOL),
+    VOLUME(name, MEMBER_TEXT),
+    VOLUME(mount_path, MEMBER_TEXT),
+    VOLUME(source, MEMBER_TEXT),
+    VOLUME(sub_path, MEMBER_TEXT),
+    VOLUME(read_only, MEMBER_BOOL),
+    VOLUME(must_exist, MEMBER_BOOL),
+    VOLUME(delete_with_sandbox, MEMBER_BOOL),
 };
 static const char *const volume_kinds[] = {[VOLUME_HOST] = "host", [VOLUME_NAMED] = "named"};
 

@@ -28,6 +28,8 @@ struct volume_spec {
     char *sub_path; // NULL or "" = none
     enum volume_kind kind;
     bool read_only;
+    bool must_exist;          // VOLUME_NAMED: it is not made when there is none
+    bool delete_with_sandbox; // VOLUME_NAMED: one that was made for the sandbox goes with it
 };
 
 struct sandbox_spec {

@@ -95,14 +95,14 @@ static void test_secrets_are_not_printed(void **state) {
 }
 
 static void test_unknown_and_unused(void **state) {
-    struct config *c = good("[server]\nhots = 1\nloop = \"auto\"\n[docker]\nnetwork_mode = "
+    struct config *c = good("[server]\nhots = 1\nloop = \"auto\"\n[docker]\nhost_ip = "
                             "\"bridge\"\n[nonsense]\nx = 1\n");
     assert_int_equal(c->unknown_count, 2);
     assert_int_equal(c->warning_count, 4);
     config_free(c);
 }
 
-// The reference's example for Docker, in our words: it loads, and only the runtime is refused.
+// The reference's example for Docker, in our words: it loads, and is good as it stands.
 static void test_reference_example(void **state) {
     struct error err = {0};
     struct config *c =
@@ -112,6 +112,18 @@ static void test_reference_example(void **state) {
              "[egress]\nimage = \"opensandbox/egress:v1\"\n[docker]\nnetwork_mode = \"bridge\"\n"
              "drop_capabilities = [\"MKNOD\"]\npids_limit = 4096\n[ingress]\nmode = \"direct\"\n");
     assert_int_equal(c->unknown_count, 0);
+    assert_int_equal(config_check(c, &err), 0);
+    assert_string_equal(c->docker_network, "bridge");
+    assert_string_equal(c->drop_capabilities[0], "MKNOD");
+    assert_null(c->drop_capabilities[1]);
+    config_free(c);
+    c = good("[docker]\nsandbox_env = { A = \"1\", B = \"x=y\" }\n");
+    assert_string_equal(c->sandbox_env[0], "A=1");
+    assert_string_equal(c->sandbox_env[1], "B=x=y");
+    assert_string_equal(c->drop_capabilities[8], "SYS_TTY_CONFIG"); // the default
+    assert_null(c->drop_capabilities[9]);
+    config_free(c);
+    c = good("[runtime]\ntype = \"kubernetes\"\n");
     assert_int_equal(config_check(c, &err), -1);
     assert_non_null(strstr(err.message, "runtime.type"));
     config_free(c);

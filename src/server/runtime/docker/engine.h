@@ -59,6 +59,8 @@ int engine_do(struct engine *e, const struct engine_call *c, json_t **ret, struc
 int engine_get(struct engine *e, json_t **ret, struct error *err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+// A failure that is none, such as ENOENT of a removal: as if the call had worked.
+int engine_forgive(struct error *err);
 unsigned engine_api(const struct engine *e); // minor version settled on: 41 is 1.41
 bool engine_is_podman(const struct engine *e);
 bool engine_is_socket(const struct engine *e);     // a unix socket

@@ -1,0 +1,263 @@
+// A sandbox from nothing to execd's first answer: create, start, inspect; each step undone by
+// destroy when a later one fails.
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "fmt/json.h"
+#include "http/client.h"
+#include "io/stream.h"
+#include "server/errors.h"
+#include "server/runtime/docker/internal.h"
+
+enum { PAUSE_MIN_MS = 2, PAUSE_MAX_MS = 50, ANSWER_MAX = 4096, ANSWER_MS = 2000, LOG_TAIL = 400 };
+
+struct making {
+    struct docker *d;
+    const struct provision_request *q;
+    struct provision_result *ret;
+    struct box *box; // in the map from the first step on; the lock guards what others read
+    char name[CONTAINER_NAME_SIZE];
+    unsigned host_port; // on the host's network
+    int64_t phase_start;
+};
+
+static void phase(struct making *m, const char *name) {
+    int64_t now = clock_boot_ns();
+    if (m->ret->phase_count < RUNTIME_PHASES_MAX) {
+        struct runtime_phase *p = &m->ret->phases[m->ret->phase_count++];
+        (void)snprintf(p->name, sizeof p->name, "%s", name);
+        p->ns = now - m->phase_start;
+    }
+    m->phase_start = now;
+}
+
+// ---- 1. create ----
+
+// What the user asked for and the engine refuses is the user's to mend.
+static int refused(struct error *err, const char *what) {
+    struct error cause = *err;
+    if (cause.kind == ENOTCONN) {
+        err->status = 500; // clients of create know no 503 (lifecycle-api.md decision 7)
+        return -1;
+    }
+    enum error_id code = cause.kind == EINVAL ? ERR_INVALID_PARAMETER : ERR_R_SANDBOX_START_FAILED;
+    if (cause.kind == ENOENT && strcasestr(cause.message, "image"))
+        code = ERR_R_IMAGE_NOT_FOUND;
+    (void)error_server(err, code, "%s: %.900s", what, cause.message);
+    err->kind = cause.kind;
+    return -1;
+}
+
+static int choose_port(struct making *m, struct error *err) {
+    struct sockaddr_in a;
+    socklen_t len = sizeof a;
+    cleanup_close int fd = listen_tcp("127.0.0.1", 0, 1, err);
+    if (fd < 0)
+        return -1;
+    if (getsockname(fd, (struct sockaddr *)&a, &len))
+        return error_errno(err, errno, "port for execd");
+    m->host_port = ntohs(a.sin_port); // execd refuses to start when somebody takes it meanwhile
+    return 0;
+}
+
+static json_t *body_of(struct making *m, struct error *err) {
+    struct docker *d = m->d;
+    bool own = false;
+    cleanup_json json_t *binds =
+        json_pack("[o]", json_sprintf("%s:" EXECD_DIR ":ro", d->execd_volume));
+    cleanup_json json_t *labels = NULL;
+    for (docker_list p = d->settings.sandbox_binds; p && *p; p++)
+        json_array_append_new(binds, json_string(*p));
+    if (docker_volumes_prepare(d, m->q, binds, &own, err) ||
+        docker_image_labels(d, m->q->image_id, &labels, err))
+        return NULL;
+    m->box->volumes = own;
+    return docker_container_body(d, m->q, labels, binds, m->host_port, err);
+}
+
+static int create(struct making *m, struct error *err) {
+    char path[ENGINE_PATH_MAX];
+    const struct sandbox_spec *s = m->q->spec;
+    cleanup_json json_t *reply = NULL;
+    cleanup_json json_t *body = body_of(m, err);
+    if (!body)
+        return -1;
+    bool platform = s->platform_os && s->platform_arch && strcmp(s->platform_os, "linux") == 0;
+    (void)snprintf(path, sizeof path, "/containers/create?name=%s%s%s", m->name,
+                   platform ? "&platform=linux/" : "", platform ? s->platform_arch : "");
+    const struct engine_call c = {.method = "POST", .path = path, .body = body};
+    if (engine_do(m->d->engine, &c, &reply, err)) {
+        if (err->kind == ENOENT)
+            docker_image_forget(m->d);
+        return refused(err, "the engine does not make the container");
+    }
+    const char *id = json_string_value(json_object_get(reply, "Id"));
+    if (!id || strlen(id) < 12 || strlen(id) >= CONTAINER_ID_SIZE)
+        return error_set(err, EPROTO, "the engine tells no id of the new container");
+    (void)pthread_mutex_lock(&m->d->lock);
+    (void)snprintf(m->box->container, sizeof m->box->container, "%s", id);
+    (void)pthread_mutex_unlock(&m->d->lock);
+    return 0;
+}
+
+// ---- 2. start and first answer ----
+
+static int start(struct making *m, struct error *err) {
+    char path[ENGINE_PATH_MAX];
+    (void)snprintf(path, sizeof path, "/containers/%s/start", m->box->container);
+    const struct engine_call c = {.method = "POST", .path = path};
+    return engine_do(m->d->engine, &c, NULL, err)
+               ? refused(err, "the engine does not start the container")
+               : 0;
+}
+
+static int explain_end(struct making *m, const struct inspection *i, struct error *err) {
+    struct strbuf log cleanup_strbuf;
+    struct error ignored;
+    strbuf_init(&log, 65536);
+    (void)docker_container_logs(m->d, m->name, "&tail=20", &log, &ignored);
+    const char *tail = log.len > LOG_TAIL ? log.data + log.len - LOG_TAIL : log.data;
+    return error_set(err, ECHILD, "the container ended before execd answered, exit code %d%s%s%s",
+                     i->exit_code, i->oom ? " (out of memory)" : "",
+                     log.len ? "; its last output: " : "", tail);
+}
+
+static int reach(struct making *m, struct error *err) {
+    cleanup_json json_t *container = NULL;
+    struct inspection i;
+    struct box found = {.net_fd = -1};
+    if (engine_get(m->d->engine, &container, err, "/containers/%s/json", m->box->container))
+        return -1;
+    docker_inspection_of(container, &i);
+    if (!i.alive)
+        return explain_end(m, &i, err);
+    if (docker_box_reach(m->d, container, &found, err))
+        return -1;
+    (void)pthread_mutex_lock(&m->d->lock);
+    m->box->net_fd = found.net_fd;
+    m->box->address = found.address;
+    m->box->port = m->d->host_network ? m->host_port : found.port;
+    memcpy(m->box->host, found.host, sizeof found.host);
+    (void)pthread_mutex_unlock(&m->d->lock);
+    return 0;
+}
+
+// 1: it answered; 0: not yet.
+static int ping(struct making *m, struct error *err) {
+    struct strbuf body cleanup_strbuf;
+    unsigned status = 0;
+    int fd;
+    strbuf_init(&body, ANSWER_MAX);
+    if (docker_dial_box(m->d, m->box, EXECD_PORT, &fd, err))
+        return 0;
+    (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    struct http_client *c = http_client_new(fd);
+    if (!c)
+        return error_set(err, ENOMEM, "out of memory");
+    int r = http_client_request(c, "GET", "/ping", "", NULL, 0, &status, &body, ANSWER_MS, err);
+    http_client_free(c);
+    if (!r && status != 200)
+        (void)error_set(err, EPROTO, "status %u", status);
+    return !r && status == 200;
+}
+
+static bool has_ended(struct making *m, struct inspection *ret) {
+    (void)pthread_mutex_lock(&m->d->lock);
+    bool ended = m->box->ended; // the event stream says so
+    *ret = m->box->end;
+    (void)pthread_mutex_unlock(&m->d->lock);
+    return ended;
+}
+
+static int await_answer(struct making *m, struct error *err) {
+    int64_t end = clock_boot_ms() + m->d->settings.start_timeout_ms, pause = PAUSE_MIN_MS;
+    for (;;) {
+        struct error why = {0};
+        struct inspection i;
+        int r = ping(m, &why);
+        if (r > 0)
+            return 0;
+        if (has_ended(m, &i))
+            return explain_end(m, &i, err);
+        if (r < 0 || clock_boot_ms() > end)
+            return error_set(err, why.kind, "execd did not answer: %s", why.message);
+        const struct timespec t = {.tv_nsec = pause * 1000000};
+        (void)nanosleep(&t, NULL); // a worker's own time
+        pause = pause * 2 < PAUSE_MAX_MS ? pause * 2 : PAUSE_MAX_MS;
+    }
+}
+
+// ---- 3. report ----
+
+static int report(struct making *m, struct error *err) {
+    struct provision_result *r = m->ret;
+    struct in_addr a = {.s_addr = m->box->address};
+    int n = snprintf(r->state, sizeof r->state, "{\"container\":\"%s\",\"port\":%u}",
+                     m->box->container, m->box->port);
+    if (n < 0 || (size_t)n >= sizeof r->state)
+        return error_set(err, EOVERFLOW, "state of the sandbox");
+    if (a.s_addr)
+        (void)inet_ntop(AF_INET, &a, r->address, sizeof r->address);
+    (void)pthread_mutex_lock(&m->d->lock);
+    m->box->running = true;
+    bool ended = m->box->ended;
+    (void)pthread_mutex_unlock(&m->d->lock);
+    if (ended)
+        docker_events_tell(m->d->events, m->q->id); // it ended between its answer and now
+    return 0;
+}
+
+static int make(struct making *m, struct error *err) {
+    if (m->d->host_network && choose_port(m, err))
+        return -1;
+    if (create(m, err))
+        return -1;
+    phase(m, "create");
+    if (start(m, err))
+        return -1;
+    phase(m, "start");
+    if (reach(m, err))
+        return -1;
+    phase(m, "inspect");
+    if (await_answer(m, err))
+        return -1;
+    phase(m, "answer");
+    return report(m, err);
+}
+
+static int finish_error(struct error *err) {
+    struct error cause = *err;
+    if (cause.kind == ENOTCONN && cause.code[0])
+        err->status = 500;
+    if (cause.code[0])
+        return -1;
+    (void)error_server(err, ERR_R_SANDBOX_START_FAILED, "%s", cause.message);
+    err->kind = cause.kind;
+    return -1;
+}
+
+int docker_provision(struct docker *d, const struct provision_request *q,
+                     struct provision_result *ret, struct error *err) {
+    struct making m = {.d = d, .q = q, .ret = ret, .box = docker_box_new()};
+    *ret = (struct provision_result){.phase_count = 0};
+    m.phase_start = clock_boot_ns();
+    (void)snprintf(m.name, sizeof m.name, "sandbox-%s", q->id);
+    if (!m.box || docker_box_put(d, q->id, m.box, err)) {
+        docker_box_free(m.box);
+        return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    }
+    if (make(&m, err) == 0)
+        return 0;
+    struct error undo;
+    (void)finish_error(err);
+    if (docker_sandbox_destroy(d, q->id, &undo))
+        (void)error_wrap(err, "cleaning up failed too (%.200s)", undo.message);
+    return -1;
+}

@@ -1,0 +1,159 @@
+"""Private container engines for tests: a dockerd, and Podman rootful and rootless, each with directories and sockets of its own.
+
+Nothing of the host's own engine is touched: data, state, socket and pid file are private, no firewall rule is made (--iptables=false),
+and what was changed on the host for Podman is in a mount namespace of its own.
+"""
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+
+import harness
+
+
+class Engine:
+    """Base: a process that serves the Docker API on `socket`."""
+    name = "?"
+
+    def __init__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="ose-", dir="/var/lib"))
+        self.dir.chmod(0o711)
+        self.socket = self.dir / "engine.sock"
+        self.process = None
+
+    @property
+    def host(self):
+        return f"unix://{self.socket}"
+
+    def command(self):
+        raise NotImplementedError
+
+    def environment(self):
+        return dict(os.environ)
+
+    def start(self):
+        with open(self.dir / "log", "ab") as log:
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(),
+                                            start_new_session=True)
+        harness.wait_until(self.answers, f"{self.name} answers: {self.log()[-2000:]}", 60)
+        return self
+
+    def answers(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended with {self.process.returncode}:\n{self.log()[-3000:]}")
+        try:
+            return self.call("GET", "/_ping")[0] == 200
+        except OSError:
+            return False
+
+    def log(self):
+        path = self.dir / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def remove(self):
+        try:
+            if self.process and self.process.poll() is None:
+                for c in self.containers():
+                    self.call("DELETE", f"/containers/{c['Id']}?force=1&v=1")
+                for n in self.call("GET", "/networks")[1]:
+                    if n["Name"] not in ("bridge", "host", "none", "podman"):
+                        self.call("DELETE", f"/networks/{n['Id']}")
+        finally:
+            self.stop()
+            with open("/proc/self/mounts") as f:
+                mounts = [line.split()[1] for line in f if line.split()[1].startswith(str(self.dir))]
+            for m in sorted(mounts, reverse=True):
+                subprocess.run(["umount", "-l", m], check=False)
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def call(self, method, path, body=None):
+        """One call of the engine's API by hand: status and JSON (or text)."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(60)
+            s.connect(str(self.socket))
+            data = json.dumps(body).encode() if body is not None else b""
+            s.sendall(f"{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\n"
+                      f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            reply = b""
+            while chunk := s.recv(65536):
+                reply += chunk
+        head, _, rest = reply.partition(b"\r\n\r\n")
+        try:
+            return int(head.split()[1]), json.loads(rest) if rest.strip() else None
+        except ValueError:
+            return int(head.split()[1]), rest.decode(errors="replace")
+
+    def containers(self):
+        return self.call("GET", "/containers/json?all=1")[1]
+
+    def inspect(self, sandbox_id):
+        return self.call("GET", f"/containers/sandbox-{sandbox_id}/json")
+
+    def import_base(self):
+        """The base image, from its tarball, by the engine's own import."""
+        if self.call("GET", f"/images/{harness.IMAGE}/json")[0] == 200:
+            return
+        repo, tag = harness.IMAGE.split(":")
+        done = subprocess.run(["curl", "-sS", "--fail-with-body", "--unix-socket", str(self.socket), "-X", "POST", "-T", str(harness.base_tar()), "-H",
+                               "Content-Type: application/x-tar", f"http://x/images/create?fromSrc=-&repo={repo}&tag={tag}"],
+                              capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert self.call("GET", f"/images/{harness.IMAGE}/json")[0] == 200, done.stdout
+
+
+class Dockerd(Engine):
+    name = "dockerd"
+
+    def __init__(self, *options):
+        super().__init__()
+        self.options = options
+
+    def command(self):
+        return ["dockerd", "--data-root", f"{self.dir}/data", "--exec-root", f"{self.dir}/exec", "--pidfile", f"{self.dir}/pid",
+                "--config-file", f"{self.dir}/daemon.json", "-H", self.host, "--bridge=none", "--iptables=false", "--ip6tables=false",
+                *self.options]
+
+    def start(self):
+        (self.dir / "daemon.json").write_text("{}")
+        return super().start()
+
+
+class Podman(Engine):
+    name = "podman"
+
+    def command(self):
+        conf = self.dir / "containers.conf"
+        conf.write_text('[containers]\ndefault_ulimits = ["nofile=1024:20000", "nproc=4096:4096"]\n'
+                        '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
+        serve = ["podman", "--root", f"{self.dir}/root", "--runroot", f"{self.dir}/run", "--tmpdir", f"{self.dir}/tmp",
+                 "--storage-driver", "overlay", "--network-config-dir", f"{self.dir}/net", "system", "service", "--time", "0", self.host]
+        # crun refuses hybrid control groups: it is to see v1 alone
+        return ["unshare", "-m", "sh", "-c",
+                'if [ -d /sys/fs/cgroup/unified ]; then mount -t tmpfs -o size=1m tmpfs /sys/fs/cgroup/unified; fi; exec "$@"',
+                "sh", *serve]
+
+    def environment(self):
+        return dict(os.environ, CONTAINERS_CONF=f"{self.dir}/containers.conf")
+
+
+def docker_server(engine, **docker):
+    """A server on an engine; sections as keyword arguments of [docker]."""
+    return harness.Server(config={"runtime": {"type": "docker"}, "docker": docker}, env={"DOCKER_HOST": engine.host})
+
+
+__all__ = ["Engine", "Dockerd", "Podman", "docker_server"]
