@@ -5,7 +5,7 @@ export OPENSANDBOX_BUILD := $(abspath $(BUILD))
 PYTEST = $(BUILD)/venv/bin/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-all sanitize fuzz lint \
+.PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-sdk test-all sanitize fuzz lint \
 	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check vectors soak execd-empty-root docs-check clean
 
 help: ## this list
@@ -52,6 +52,9 @@ test-unit: deps-test build-test ## unit and component tests only
 
 test-e2e: build-test ## real programs and official clients; ARGS=... for pytest
 	@python3 tools/check.py e2e
+
+test-sdk: deps-test build-test ## official Python and JavaScript clients against real sandboxes
+	@python3 tools/check.py sdk
 
 test-all: deps-test build-test ## what CI runs: test, sanitizers, faults, checks in short form
 	@CHECK_SHORT=1 python3 tools/check.py unit component e2e fuzz sanitize soak leak crash quickstart

@@ -94,6 +94,10 @@ def group_e2e():
     return pytest("tests/e2e", "-m", "not long")
 
 
+def group_sdk():
+    return pytest("tests/e2e/test_sdk_execd.py")
+
+
 def group_sanitize():
     d = BUILD / "asan"
     configure(d, "-Db_sanitize=address,undefined", "-Dexecd_static=false", "-Db_lundef=false", "-Dbench=false", "--buildtype=debug",

@@ -11,6 +11,7 @@ TEST="clang clang-format clang-tidy libclang-rt-14-dev cppcheck pmccabe libcmock
   nginx-light docker-registry apache2-utils openssl busybox-static strace gdb procps vim-tiny
   docker.io podman netavark aardvark-dns uidmap slirp4netns fuse-overlayfs iptables"
 CLIENTS="opensandbox==1.1.1 opensandbox-cli==1.1.1 pytest==8.3.4 pytest-timeout==2.3.1 websockets==13.1 h11==0.14.0 pyte==0.8.2"
+JS_CLIENT="@alibaba-group/opensandbox@0.1.11" # needs Node.js 20
 LLHTTP=/usr/local/share/opensandbox/llhttp
 
 # The names among the arguments that are not installed; one dpkg-query for all, it is slow.
@@ -65,6 +66,10 @@ test)
     if ! "$venv/bin/python" -c 'import opensandbox, pytest, pytest_timeout, websockets, h11, pyte' 2>/dev/null || [ ! -x "$venv/bin/osb" ]; then
         python3 -m venv "$venv"
         "$venv/bin/pip" install -q --disable-pip-version-check $CLIENTS
+    fi
+    if [ ! -d "$venv/js/node_modules/@alibaba-group/opensandbox" ]; then
+        command -v npm >/dev/null || install nodejs npm
+        npm install --silent --no-audit --no-fund --prefix "$venv/js" "$JS_CLIENT"
     fi
     ;;
 *)
