@@ -81,7 +81,19 @@ static void take_variables(const char *data, size_t len) {
     }
 }
 
-int init_pre_script(const char *self, int output_fd, struct error *err) {
+// What the script said goes where the entrypoint's output will go.
+static void keep_output(int from, int log_fd) {
+    cleanup_strbuf struct strbuf sb;
+    struct handoff_log log;
+    struct error ignored;
+    strbuf_init(&sb, HANDOFF_LOG_BYTES);
+    if (from < 0 || handoff_log_open(&log, log_fd) < 0 || lseek(from, 0, SEEK_SET) < 0)
+        return;
+    (void)fd_read_all(from, &sb, &ignored); // more than the log can hold is cut
+    (void)handoff_log_append(&log, sb.data, sb.len);
+}
+
+int init_pre_script(const char *self, int log_fd, struct error *err) {
     const char *script = getenv("EXECD_BOOTSTRAP_PRE_SCRIPT");
     struct stat st;
     struct exit_status end;
@@ -99,6 +111,7 @@ int init_pre_script(const char *self, int output_fd, struct error *err) {
     const char *shell = process_shell(&a, &bash), *dot = strchr(script, '/') ? "" : "./";
     char *file = arena_printf(&a, "%s%s", dot, script);
     cleanup_close int dump = memfd_create("environment", MFD_CLOEXEC), pidfd = -1;
+    cleanup_close int said = log_fd >= 0 ? memfd_create("output", MFD_CLOEXEC) : -1;
     if (!shell || !file || dump < 0)
         return error_set(err, ENOENT, "EXECD_BOOTSTRAP_PRE_SCRIPT needs a shell in PATH");
     const char *argv[] = {
@@ -106,11 +119,12 @@ int init_pre_script(const char *self, int output_fd, struct error *err) {
         self,  NULL};
     struct spawn s = {.argv = (char *const *)argv,
                       .envp = environ,
-                      .stdio = {-1, output_fd, output_fd},
+                      .stdio = {-1, log_fd >= 0 ? said : 1, log_fd >= 0 ? said : 2},
                       .pass = {dump},
                       .pass_count = 1};
     if (spawn_start(&s, &pid, &pidfd, err) < 0 || spawn_wait(pidfd, -1, &end) < 0)
         return error_wrap(err, "EXECD_BOOTSTRAP_PRE_SCRIPT");
+    keep_output(said, log_fd);
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, HANDOFF_START_MAX);
     if (lseek(dump, 0, SEEK_SET) < 0 || fd_read_all(dump, &sb, err) < 0 || !sb.len)

@@ -171,7 +171,7 @@ static int prepare(struct program *p, struct error *err) {
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     self[n > 0 ? n : 0] = '\0';
     init_envs_file();
-    return init_pre_script(self, o->handoff >= 0 ? o->handoff + 2 : 1, err);
+    return init_pre_script(self, o->handoff >= 0 ? o->handoff + 2 : -1, err);
 }
 
 static int start(struct program *p, struct error *err) {

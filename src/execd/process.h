@@ -16,7 +16,7 @@
 
 struct execd;
 
-enum { REAPER_BUCKETS = 256, REAPER_BATCH = 128 };
+enum { REAPER_BUCKETS = 256, REAPER_BATCH = 32 };
 
 // Embedded by its owner, who must process_forget() it before the memory goes.
 struct process {
