@@ -25,7 +25,7 @@ struct http_server;
 struct http_exchange;
 struct stream;
 
-enum { HTTP_PARAMS_MAX = 4, HTTP_REQUEST_ID_MAX = 128 };
+enum { HTTP_PARAMS_MAX = 4, HTTP_REQUEST_ID_MAX = 128, HTTP_TUNNEL_EARLY_MAX = 128 * 1024 };
 
 struct http_param {
     const char *name;
@@ -108,8 +108,8 @@ void http_body_resume(struct http_exchange *x);
 
 // Leaves HTTP: sends "101 Switching Protocols" (x->status when the handler set one) with the reply
 // fields and "Connection: Upgrade", and hands over the connection's stream with the bytes already
-// read; those live until the caller returns to the loop. The exchange is over, also when it is
-// NULL: the client is gone, or its body is not all read.
+// read (at most HTTP_TUNNEL_EARLY_MAX); those live until the caller returns to the loop. The
+// exchange is over, also when it is NULL: the client is gone, or its body is not all read.
 struct stream *http_tunnel(struct http_exchange *x, const char **ret_early, size_t *ret_early_len);
 
 #endif

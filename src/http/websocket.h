@@ -42,7 +42,7 @@ struct websocket_settings {
     int64_t ping_ms;    // between our pings; 0: none
     int64_t silence_ms; // without any frame from the peer: cut; 0: no limit
     int64_t write_ms;   // queued bytes that do not move: cut; 0: no limit
-    int64_t close_ms;   // from our close to the peer's, then cut
+    int64_t close_ms;   // from our close to the peer's, then cut; > 0
     void *user;
 };
 
