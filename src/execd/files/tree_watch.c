@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -40,8 +41,10 @@ struct moved {
 };
 
 struct tree_watch {
-    int inotify, root_fd;
-    char *root_path;
+    int inotify, slash;
+    char *root_path; // as the user calls it
+    char *real_path; // as the kernel does. No descriptor: it would keep a removed root alive, and
+                     // its end would not be told
     bool recursive, root_is_directory, gone, full;
     struct node root;
     struct map nodes; // by wd
@@ -202,18 +205,26 @@ static void add_below(struct tree_watch *t, struct node *n, int fd, bool told, u
     (void)closedir(d);
 }
 
-static void add_named(struct tree_watch *t, struct node *parent, const char *name) {
+// Opens a directory of the tree by its path below the root; -1 when it is gone again.
+static int open_below(const struct tree_watch *t, const struct node *n, const char *name) {
     cleanup_strbuf struct strbuf path;
     strbuf_init(&path, PATH_TEXT_MAX);
-    add_path(&path, parent);
-    if (path.len)
+    strbuf_addc(&path, '.');
+    strbuf_adds(&path, t->real_path);
+    if (path.data[path.len - 1] != '/')
         strbuf_addc(&path, '/');
+    add_path(&path, n);
+    strbuf_addc(&path, '/');
     strbuf_adds(&path, name);
-    int fd = path.failed ? -1
-                         : path_open(t->root_fd, path.data, PATH_NO_SYMLINKS,
-                                     O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+    return path.failed
+               ? -1
+               : path_open(t->slash, path.data, PATH_NO_SYMLINKS, O_RDONLY | O_DIRECTORY, 0);
+}
+
+static void add_named(struct tree_watch *t, struct node *parent, const char *name) {
+    int fd = open_below(t, parent, name);
     t->told_new = 0;
-    if (fd >= 0) // else it is gone again
+    if (fd >= 0)
         add_directory(t, parent, name, fd, true, 0);
 }
 
@@ -280,7 +291,7 @@ static void moved_to(struct tree_watch *t, struct node *n, const struct inotify_
 static void overflowed(struct tree_watch *t) {
     settle_moved(t);
     t->tell(t->arg, TREE_OVERFLOW, NULL, NULL, false);
-    int fd = t->recursive ? openat(t->root_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    int fd = t->recursive ? open_below(t, &t->root, "") : -1;
     if (fd >= 0)
         add_below(t, &t->root, fd, false, 0);
 }
@@ -362,14 +373,25 @@ static void ignore(void *arg, enum tree_change change, const char *path, const c
     t->full = t->full || change == TREE_OVERFLOW;
 }
 
-static int start(struct tree_watch *t, struct error *err) {
+static int find_real_path(struct tree_watch *t, int fd) {
+    char name[40], target[PATH_MAX];
+    (void)snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(name, target, sizeof target);
+    if (n < 0 || n == sizeof target)
+        return -1;
+    t->real_path = strndup(target, (size_t)n);
+    t->slash = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return t->real_path && t->slash >= 0 ? 0 : -1;
+}
+
+static int start(struct tree_watch *t, int root, struct error *err) {
     char key[16];
     struct stat st;
     t->inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (t->inotify < 0)
         return error_errno(err, errno, "inotify (fs.inotify.max_user_instances)");
-    t->root.wd = add_watch(t, t->root_fd);
-    if (t->root.wd < 0 || fstat(t->root_fd, &st))
+    t->root.wd = add_watch(t, root);
+    if (t->root.wd < 0 || fstat(root, &st) || find_real_path(t, root))
         return error_errno(err, errno, "watch (fs.inotify.max_user_watches)");
     key_of(t->root.wd, key);
     if (map_put(&t->nodes, key, &t->root) < 0)
@@ -379,7 +401,7 @@ static int start(struct tree_watch *t, struct error *err) {
         return 0;
     t->tell = ignore;
     t->arg = t;
-    int fd = openat(t->root_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return error_errno(err, errno, "read");
     add_below(t, &t->root, fd, false, 0);
@@ -393,17 +415,15 @@ static int start(struct tree_watch *t, struct error *err) {
 struct tree_watch *tree_watch_new(int fd, const char *path, bool recursive, struct error *err) {
     struct tree_watch *t = calloc(1, sizeof *t);
     if (!t) {
-        (void)close(fd);
         (void)error_errno(err, ENOMEM, "watch");
         return NULL;
     }
-    t->inotify = -1;
-    t->root_fd = fd;
+    t->inotify = t->slash = -1;
     t->recursive = recursive;
     map_init(&t->nodes);
     list_init(&t->root.children);
     t->root_path = strdup(path);
-    if (t->root_path && start(t, err) == 0)
+    if (t->root_path && start(t, fd, err) == 0)
         return t;
     if (!t->root_path)
         (void)error_errno(err, ENOMEM, "watch");
@@ -422,9 +442,11 @@ void tree_watch_free(struct tree_watch *t) {
         node_drop(t, LIST_ENTRY(t->root.children.next, struct node, sibling), false);
     map_clear(&t->nodes);
     free(t->moved.path);
-    if (t->inotify >= 0)
-        (void)close(t->inotify);
-    (void)close(t->root_fd);
+    const int fds[] = {t->inotify, t->slash};
+    for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
     free(t->root_path);
+    free(t->real_path);
     free(t);
 }

@@ -26,7 +26,8 @@ typedef void tree_change_fn(void *arg, enum tree_change change, const char *path
                             bool directory);
 
 struct tree_watch;
-// fd: of the root, taken; path: how it is called in what is told. err 500 with the limit to raise.
+// fd: of the root, borrowed; path: how it is called in what is told. err 500 with the limit to
+// raise.
 struct tree_watch *tree_watch_new(int fd, const char *path, bool recursive, struct error *err);
 int tree_watch_fd(const struct tree_watch *t); // readable when there is something
 // Reads at most one buffer of events and tells what they mean. False: the root is gone.

@@ -56,7 +56,7 @@ static int open_tree(struct watch *w) {
     w->path = files_resolve(&w->who, w->given, &w->err);
     if (!w->path)
         return -1;
-    int fd = files_open(&w->who, w->path, O_PATH);
+    cleanup_close int fd = files_open(&w->who, w->path, O_PATH);
     if (fd < 0)
         return files_error(&w->err, errno, "error watching", w->path);
     w->tree = tree_watch_new(fd, w->path, w->recursive, &w->err);
