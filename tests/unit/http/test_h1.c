@@ -300,6 +300,7 @@ static void test_refusals(void **state) {
     refused(H1_REQUEST, POST "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400);
     refused(H1_REQUEST, GET "A: b\r\n\tc\r\n\r\n", 400);
     refused(H1_REQUEST, GET "A: b\nB: c\r\n\r\n", 400);
+    refused(H1_REQUEST, GET ": c\r\n\r\n", 400);
     refused(H1_REQUEST, GET "A: b\r\n\nB: c\r\n\r\n", 400);
     refused(H1_REQUEST, GET "\n GET / HTTP/1.1\r\n\r\n", 400);
     refused(H1_RESPONSE, "HTTP/1.1 200 OK\n\nHTTP/1.1 200 OK\r\n\r\n", 400);
