@@ -18,7 +18,7 @@ deps-test: deps ## install what lint and tests need as well
 	tools/deps.sh test $(BUILD)/venv
 
 $(BUILD)/release/build.ninja:
-	meson setup $(BUILD)/release --buildtype=release -Dtests=false -Dbench=false -Dfailpoints=false
+	meson setup $(BUILD)/release --buildtype=release -Doptimization=2 -Dtests=false -Dbench=false -Dfailpoints=false
 
 build: $(BUILD)/release/build.ninja ## the programs, optimised: build/release/src/...
 	@ninja -C $(BUILD)/release

@@ -116,7 +116,7 @@ static int optional_text(const json_t *j, const char *name, const char *what, co
 static int read_blob(const json_t *j, const char *what, struct blob *ret, const char **ret_type,
                      struct error *err) {
     static const char *const names[] = {"mediaType", "digest", "size", "urls", "platform", NULL};
-    const char *digest, *type;
+    const char *digest = NULL, *type = NULL;
     const json_t *size = json_object_get(j, "size");
     if (!json_is_object(j))
         return INVALID(err, "the image's %s is not an object", what);
@@ -192,7 +192,7 @@ struct choice {
 // What two readers would choose differently is an error: equal platforms, different digests.
 static int consider(struct choice *c, const json_t *platform, const struct blob *b,
                     struct error *err) {
-    const char *os, *arch, *variant;
+    const char *os = NULL, *arch = NULL, *variant = NULL;
     if (!json_is_object(platform)) {
         c->plains += !c->plains || strcmp(c->plain.digest, b->digest) != 0;
         c->plain = *b;
@@ -293,7 +293,7 @@ int manifest_parse(const char *text, size_t len, const char *expected, const str
 
 static int check_platform(const json_t *j, const struct platform *want, struct image_config *c,
                           struct error *err) {
-    const char *os, *arch, *variant;
+    const char *os = NULL, *arch = NULL, *variant = NULL;
     if (optional_text(j, "os", "config", &os, err) ||
         optional_text(j, "architecture", "config", &arch, err) ||
         optional_text(j, "variant", "config", &variant, err))
