@@ -120,8 +120,10 @@ struct bundle_template *bundle_template_new(const struct bundle_shared *s, struc
     t->devices = json_pack("[{s:b,s:s}]", "allow", 0, "access", "rwm");
     char handoff[64];
     (void)snprintf(handoff, sizeof handoff, "%s=%d", HANDOFF_VARIABLE, HANDOFF_FIRST_FD);
-    t->env = json_pack("[s,s]", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                       handoff);
+    // without HOME crun reads the image's /etc/passwd, which may be a FIFO
+    t->env =
+        json_pack("[s,s,s]", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                  "HOME=/", handoff);
     t->args = json_pack("[s,s]", BUNDLE_EXECD, "init");
     t->annotations = json_pack("{s:s}", "io.opensandbox.instance", s->instance);
     if (s->runc)

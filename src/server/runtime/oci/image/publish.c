@@ -66,19 +66,42 @@ static int walk(struct walk *w, int dir, unsigned depth) {
 
 // ---- what must be there ----
 
+enum keep { KEEP, EMPTY };
+static const struct needed {
+    const char *name;
+    mode_t mode;
+    enum keep keep; // what the sandbox's own mounts cover is not needed
+} needed[] = {{"dev", 0755, EMPTY}, {"proc", 0555, EMPTY}, {"sys", 0555, EMPTY},
+              {"etc", 0755, KEEP},  {"run", 0755, KEEP},   {"tmp", 01777, KEEP}};
+
 // runc 1.1.5 follows a linked /dev to the host (CVE-2026-41579 and kin).
-static int need_directory(int root, const char *name, mode_t mode, struct publish_report *r,
+static int need_directory(int root, const struct needed *n, struct publish_report *r,
                           struct error *err) {
     struct stat st;
-    if (!fstatat(root, name, &st, AT_SYMLINK_NOFOLLOW)) {
-        if (S_ISDIR(st.st_mode))
-            return 0;
-        r->replaced++;
-        if (unlinkat(root, name, 0))
-            return error_errno(err, errno, "/%s of the image", name);
-    }
-    if (mkdirat(root, name, 0700) || fchmodat(root, name, mode, 0))
-        return error_errno(err, errno, "/%s of the image", name);
+    bool there = !fstatat(root, n->name, &st, AT_SYMLINK_NOFOLLOW);
+    if (there && S_ISDIR(st.st_mode) && n->keep == KEEP)
+        return 0;
+    r->replaced += there && !S_ISDIR(st.st_mode);
+    if (path_remove_tree(root, n->name, err))
+        return -1;
+    if (mkdirat(root, n->name, 0700) || fchmodat(root, n->name, n->mode, 0))
+        return error_errno(err, errno, "/%s of the image", n->name);
+    return 0;
+}
+
+// Runtimes read it while they start, and wait for ever at a FIFO: a regular file of the image, or
+// an empty one in its place.
+static int need_file(int root, const char *path, struct publish_report *r, struct error *err) {
+    struct stat st;
+    cleanup_close int there = path_open(root, path, PATH_IN_ROOT, O_PATH, 0), fd = -1;
+    if (there >= 0 && !fstat(there, &st) && S_ISREG(st.st_mode))
+        return 0;
+    r->replaced += !fstatat(root, path, &st, AT_SYMLINK_NOFOLLOW);
+    if (path_remove_tree(root, path, err))
+        return -1;
+    fd = openat(root, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0 || fchmod(fd, 0644))
+        return error_errno(err, errno, "/%s of the image", path);
     return 0;
 }
 
@@ -93,35 +116,18 @@ static void add_mount_point(int root) {
         (void)fchmod(file, 0755); // whatever the umask; layer.c makes what is missing
 }
 
-static int add_file(int root, const char *path, struct error *err) {
-    cleanup_close int fd =
-        openat(root, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (fd < 0 && errno != EEXIST)
-        return error_errno(err, errno, "/%s of the image", path);
-    if (fd >= 0)
-        (void)fchmod(fd, 0644); // whatever the umask
-    return 0;
-}
-
 int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct publish_report *ret,
                   struct error *err) {
-    static const struct {
-        const char *name;
-        mode_t mode;
-    } needed[] = {{"dev", 0755}, {"proc", 0555}, {"sys", 0555},
-                  {"etc", 0755}, {"run", 0755},  {"tmp", 01777}};
     struct walk w = {ret, max_bytes, max_entries, err};
     *ret = (struct publish_report){.bytes = 0};
-    int dir = openat(rootfs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0)
-        return error_errno(err, errno, "image");
-    if (walk(&w, dir, 0))
-        return -1;
     for (size_t i = 0; i < ARRAY_SIZE(needed); i++)
-        if (need_directory(rootfs, needed[i].name, needed[i].mode, ret, err))
+        if (need_directory(rootfs, &needed[i], ret, err))
             return -1;
+    if (need_file(rootfs, "etc/passwd", ret, err) || need_file(rootfs, "etc/group", ret, err))
+        return -1;
     add_mount_point(rootfs);
-    return add_file(rootfs, "etc/passwd", err);
+    int dir = openat(rootfs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return dir < 0 ? error_errno(err, errno, "image") : walk(&w, dir, 0);
 }
 
 // ---- the rename ----

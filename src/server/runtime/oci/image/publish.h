@@ -12,10 +12,11 @@
 struct publish_report {
     uint64_t bytes, entries;
     unsigned devices;  // nodes deleted
-    unsigned replaced; // links or files where a directory must be
+    unsigned replaced; // what was no directory or file where one must be
 };
-// Deletes device nodes, makes /dev /proc /sys /etc /run /tmp real directories, adds the mount
-// points of ours; counts. EFBIG past the limits, ELOOP for a tree deeper than 256.
+// Deletes device nodes, makes /dev /proc /sys /etc /run /tmp real directories (the first three
+// empty), /etc/passwd and /etc/group regular files, adds the mount point of execd; counts. EFBIG
+// past the limits, ELOOP for a tree deeper than 256.
 int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct publish_report *ret,
                   struct error *err);
 
