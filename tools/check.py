@@ -37,9 +37,9 @@ def meson_tests(directory, suites, env=None, timeout_factor="1"):
     return passed, failed, skipped
 
 
-def pytest(*args):
+def pytest(*args, env=None):
     report = BUILD / f"pytest-{os.getpid()}-{time.monotonic_ns()}.xml"
-    env = dict(os.environ, OPENSANDBOX_BUILD=str(BUILD))
+    env = dict(os.environ, OPENSANDBOX_BUILD=str(BUILD), **(env or {}))
     run([PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-c", "tests/e2e/pytest.ini", "--rootdir", ROOT, "--junitxml", report,
          *args], env=env)
     try:

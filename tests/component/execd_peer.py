@@ -19,7 +19,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("OPENSANDBOX_BUILD", ROOT / "build"))
-BINARY = BUILD / "test/src/execd/execd"
+BINARY = pathlib.Path(os.environ.get("OPENSANDBOX_EXECD", BUILD / "test/src/execd/execd"))
 
 sys.path.insert(0, str(ROOT / "tests"))
 from harness import wait_until  # noqa: E402,F401
@@ -69,6 +69,7 @@ class Execd:
         self.passed = []
         self.socket = None
         plain = {"PATH": os.environ["PATH"], "HOME": self.dir.name, "TMPDIR": self.dir.name}
+        plain.update({k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")})
         plain.update(env or {})
         command = [*wrap, str(binary), "--port", "0", *flags]
         self.log = open(self.tmp / "execd.log", "w+")
