@@ -10,10 +10,10 @@
 enum {
     READ_MAX = 256 * 1024,
     FIRST_READ_MAX = 256 * 1024, // a head, and a body's beginning that any reply queue takes
-    READS_IN_A_ROW = 4,         // then the loop's other streams have their turn
-    ROOM_MIN = 4096,            // less room in the reply's queue is not worth a read
-    FRAMING = 512,              // what our chunk heads may add to the bytes of one read
-    MERGE_MAX = 16 * 1024       // pieces of a body up to here are moved together and sent as one
+    READS_IN_A_ROW = 4,          // then the loop's other streams have their turn
+    ROOM_MIN = 4096,             // less room in the reply's queue is not worth a read
+    FRAMING = 512,               // what our chunk heads may add to the bytes of one read
+    MERGE_MAX = 16 * 1024        // pieces of a body up to here are moved together and sent as one
 };
 
 // One exchange on its way; lives in the exchange's arena and is dead once release() was followed by

@@ -29,6 +29,15 @@ bool http_upstream_in_use(const struct http_upstream *u); // an exchange, a tunn
 // 504 when its kind is ETIMEDOUT, else 502. Its message is not shown then: it may name addresses.
 void http_dial_done(struct http_dial *d, int fd, const struct error *err);
 
+// The upstreams of one host by port, at most `max` at a time: the one unused longest gives way.
+struct http_upstreams;
+struct http_upstreams *http_upstreams_new(struct loop *l, const struct http_upstream_settings *s,
+                                          unsigned max);
+// Good until the loop's next turn, or for http_proxy_run() now. NULL: no memory, or all are in use.
+struct http_upstream *http_upstreams_at(struct http_upstreams *set, unsigned port);
+void http_upstreams_free(struct http_upstreams *set); // as http_upstream_free() each; NULL is fine
+unsigned http_dial_port(const struct http_dial *d);   // as given to http_upstreams_at(), else 0
+
 struct http_proxy_policy {
     const char *target; // origin-form for the upstream, raw; copied
     const char *host;   // Host field for the upstream; NULL: the client's
@@ -36,8 +45,7 @@ struct http_proxy_policy {
     bool (*drop_request)(const struct http_field *f, void *arg);
     bool (*drop_response)(const struct http_field *f, void *arg);
     void *arg;
-    const struct http_field *add; // request fields to add (X-Forwarded-*); their texts are not
-                                  // copied and must live as long as the exchange
+    const struct http_field *add; // request fields to add (X-Forwarded-*)
     size_t add_count;
     const char
         *cookie_path; // Set-Cookie: Domain is dropped and Path becomes this prefix; NULL: untouched
@@ -52,7 +60,8 @@ struct http_proxy_policy {
     void (*done)(struct http_exchange *x, void *arg);
 };
 // Ends the exchange; user, on_gone and on_room of it are the proxy's from here on. The route must
-// be HTTP_BODY_STREAMED. Copies the policy.
+// be HTTP_BODY_STREAMED. Copies the policy, the target and the array of `add`; all other texts must
+// live as long as the exchange.
 void http_proxy_run(struct http_exchange *x, struct http_upstream *u,
                     const struct http_proxy_policy *policy);
 

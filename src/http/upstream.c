@@ -21,6 +21,8 @@ struct http_dial {
 };
 
 struct http_upstream {
+    struct list node; // in http_upstreams.all
+    unsigned port;
     struct loop *loop;
     struct http_upstream_settings settings;
     struct list idle;    // struct upstream_link, last used first
@@ -179,7 +181,8 @@ int upstream_send(struct upstream_link *link, const struct iovec *pieces, int co
     return 0;
 }
 
-static void on_tunnel_over(void *arg, uint64_t from_client, uint64_t to_client, enum tunnel_end end) {
+static void on_tunnel_over(void *arg, uint64_t from_client, uint64_t to_client,
+                           enum tunnel_end end) {
     struct upstream_link *link = arg;
     (void)from_client;
     (void)to_client;
@@ -320,4 +323,70 @@ void http_upstream_free(struct http_upstream *u) {
     while (!list_empty(&u->tunnels))
         tunnel_abort(LIST_ENTRY(u->tunnels.next, struct upstream_link, node)->tunnel);
     upstream_leave(u);
+}
+
+// ---- by port ----
+
+struct http_upstreams {
+    struct loop *loop;
+    struct http_upstream_settings settings;
+    struct list all; // struct http_upstream, latest use first
+    unsigned count, max;
+};
+
+struct http_upstreams *http_upstreams_new(struct loop *l, const struct http_upstream_settings *s,
+                                          unsigned max) {
+    struct http_upstreams *set = calloc(1, sizeof *set);
+    if (!set)
+        return NULL;
+    *set = (struct http_upstreams){.loop = l, .settings = *s, .max = max};
+    list_init(&set->all);
+    return set;
+}
+
+static void remove_upstream(struct http_upstreams *set, struct http_upstream *u) {
+    list_remove(&u->node);
+    set->count--;
+    http_upstream_free(u);
+}
+
+// Makes room by the one that nobody has used for the longest time.
+static bool make_room(struct http_upstreams *set) {
+    for (struct list *node = set->all.prev; set->count >= set->max && node != &set->all;) {
+        struct http_upstream *u = LIST_ENTRY(node, struct http_upstream, node);
+        node = node->prev;
+        if (!http_upstream_in_use(u))
+            remove_upstream(set, u);
+    }
+    return set->count < set->max;
+}
+
+struct http_upstream *http_upstreams_at(struct http_upstreams *set, unsigned port) {
+    LIST_EACH(&set->all, node) {
+        struct http_upstream *u = LIST_ENTRY(node, struct http_upstream, node);
+        if (u->port == port) {
+            list_remove(&u->node);
+            list_push_front(&set->all, &u->node);
+            return u;
+        }
+    }
+    struct http_upstream *u = make_room(set) ? http_upstream_new(set->loop, &set->settings) : NULL;
+    if (!u)
+        return NULL;
+    u->port = port;
+    list_push_front(&set->all, &u->node);
+    set->count++;
+    return u;
+}
+
+void http_upstreams_free(struct http_upstreams *set) {
+    if (!set)
+        return;
+    while (!list_empty(&set->all))
+        remove_upstream(set, LIST_ENTRY(set->all.next, struct http_upstream, node));
+    free(set);
+}
+
+unsigned http_dial_port(const struct http_dial *d) {
+    return d->upstream->port;
 }

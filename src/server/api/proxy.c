@@ -10,25 +10,17 @@
 #include "server/api/handlers.h"
 
 enum {
-    UPSTREAMS_MAX = 64,
+    UPSTREAMS_MAX = 64, // ports of a sandbox that are in use at the same time
     UPSTREAM_WAITING_MAX = 1024,
     UPSTREAM_IDLE_MAX = 16,
     UPSTREAM_IDLE_MS = 30000
 };
 enum { CONNECT_MS = 10000, FIRST_BYTE_MS = 180000 };
 
-// ---- upstreams: one per {sandbox, port}, at most 64 ports of a sandbox at a time ----
+// ---- connections of one sandbox ----
 
-struct upstream {
-    struct list node; // in upstream_set.ports, latest use first
-    struct upstream_set *set;
-    struct http_upstream *http;
-    unsigned port;
-};
-
-struct upstream_set { // sandbox.upstreams
-    struct list ports;
-    unsigned count;
+struct reach { // sandbox.upstreams
+    struct http_upstreams *ports;
     struct api *api;
     char id[SANDBOX_ID_SIZE];
 };
@@ -38,77 +30,41 @@ static void dialled(int fd, const struct error *err, void *arg) {
 }
 
 static void dial(struct http_dial *d, void *arg) {
-    const struct upstream *u = arg;
-    lifecycle_dial(u->set->api->domain, u->set->id, u->port, dialled, d);
-}
-
-static void upstream_drop(struct upstream *u) {
-    list_remove(&u->node);
-    u->set->count--;
-    http_upstream_free(u->http);
-    free(u);
+    const struct reach *r = arg;
+    lifecycle_dial(r->api->domain, r->id, http_dial_port(d), dialled, d);
 }
 
 void api_release(struct sandbox *sb, void *api) {
-    struct upstream_set *set = sb->upstreams;
-    if (!set)
+    struct reach *r = sb->upstreams;
+    (void)api;
+    if (!r)
         return;
     sb->upstreams = NULL;
-    while (!list_empty(&set->ports))
-        upstream_drop(LIST_ENTRY(set->ports.next, struct upstream, node));
-    free(set);
+    http_upstreams_free(r->ports); // dials no more: r may go
+    free(r);
 }
 
-static struct upstream_set *set_of(struct api *a, struct sandbox *sb) {
-    struct upstream_set *set = sb->upstreams;
-    if (set)
-        return set;
-    set = calloc(1, sizeof *set);
-    if (!set)
-        return NULL;
-    list_init(&set->ports);
-    set->api = a;
-    memcpy(set->id, sb->id, sizeof set->id);
-    sb->upstreams = set;
-    return set;
-}
-
-static struct http_upstream *upstream_of(struct http_exchange *x, struct sandbox *sb,
-                                         unsigned port) {
+static struct reach *reach_of(struct http_exchange *x, struct sandbox *sb) {
     struct api *a = api_of(x);
-    struct upstream_set *set = set_of(a, sb);
-    if (!set)
-        return NULL;
-    LIST_EACH(&set->ports, node) {
-        struct upstream *u = LIST_ENTRY(node, struct upstream, node);
-        if (u->port == port) {
-            list_remove(&u->node);
-            list_push_front(&set->ports, &u->node);
-            return u->http;
-        }
-    }
-    if (set->count >= UPSTREAMS_MAX)
-        upstream_drop(LIST_ENTRY(set->ports.prev, struct upstream, node));
-    struct upstream *u = calloc(1, sizeof *u);
-    if (!u)
-        return NULL;
+    struct reach *r = sb->upstreams;
+    if (r)
+        return r;
+    r = calloc(1, sizeof *r);
     const struct http_upstream_settings s = {.dial = dial,
-                                             .arg = u,
+                                             .arg = r,
                                              .connections_max =
                                                  (unsigned)a->config->upstream_per_sandbox,
                                              .waiting_max = UPSTREAM_WAITING_MAX,
                                              .idle_ms = UPSTREAM_IDLE_MS,
                                              .idle_max = UPSTREAM_IDLE_MAX};
-    u->set = set;
-    u->port = port;
-    u->http = http_upstream_new(x->loop, &s);
-    if (!u->http) {
-        free(u);
+    if (!r || !(r->ports = http_upstreams_new(x->loop, &s, UPSTREAMS_MAX))) {
+        free(r);
         return NULL;
     }
-    set->count++;
-    list_push_front(&set->ports, &u->node);
-    return u->http;
+    r->api = a;
+    memcpy(r->id, sb->id, sizeof r->id);
+    sb->upstreams = r;
+    return r;
 }
 
 // ---- which fields pass ----
@@ -126,21 +82,29 @@ static bool is_one_of(const char *name, const char *const *names) {
     return false;
 }
 
+// A scheme before it ("Bearer") does not make a key less of a key.
+static bool holds_key(const struct api *a, const struct http_field *f) {
+    const char *last = strrchr(f->value, ' ');
+    return api_is_key(a, f->value, f->value_len) ||
+           (last && api_is_key(a, last + 1, strlen(last + 1)));
+}
+
 static bool drop_request(const struct http_field *f, void *arg) {
     // Rebuilt by us, so that no client can name its own address.
     static const char *const rebuilt[] = {"X-Forwarded-For", "X-Forwarded-Host",
                                           "X-Forwarded-Proto", NULL};
-    static const char *const claims[] = {"Forwarded", "X-Forwarded-Port", "X-Real-IP", NULL};
+    static const char *const claims[] = {"Forwarded", "X-Real-IP", NULL};
     static const char *const ours[] = {"OPEN-SANDBOX-API-KEY", "OpenSandbox-Secure-Access",
                                        "OpenSandbox-Access-Renew", NULL};
     const struct passage *p = arg;
     if (is_one_of(f->name, rebuilt) || is_one_of(f->name, ours))
         return true;
-    if (is_one_of(f->name, claims))
-        return !p->trusted;
-    if (strcasecmp(f->name, "X-EXECD-ACCESS-TOKEN") == 0)
-        return p->port != EXECD_PORT;
-    return api_is_key(p->api, f->value, f->value_len);
+    if (!p->trusted &&
+        (is_one_of(f->name, claims) || strncasecmp(f->name, "X-Forwarded-", 12) == 0))
+        return true;
+    if (p->port != EXECD_PORT && strcasecmp(f->name, "X-EXECD-ACCESS-TOKEN") == 0)
+        return true;
+    return holds_key(p->api, f);
 }
 
 // All path-form pages share our origin: none may speak for it.
@@ -150,11 +114,22 @@ static bool drop_response(const struct http_field *f, void *arg) {
     return is_one_of(f->name, dropped);
 }
 
+// What trusted proxies before us said, and who speaks to us.
+static const char *forwarded_for(struct http_exchange *x, bool trusted) {
+    const struct http_headers *h = &x->request->headers;
+    const char *chain = "";
+    for (size_t i = 0; chain && trusted && i < h->count; i++)
+        if (strcasecmp(h->fields[i].name, "X-Forwarded-For") == 0)
+            chain = arena_printf(x->arena, "%s%s%s", chain, *chain ? ", " : "", h->fields[i].value);
+    if (!chain || !*x->peer)
+        return chain;
+    return arena_printf(x->arena, "%s%s%s", chain, *chain ? ", " : "", x->peer);
+}
+
 static size_t forwarded_fields(struct http_exchange *x, bool trusted, struct http_field add[3]) {
-    const char *before = trusted ? http_header(x, "X-Forwarded-For") : NULL;
+    const char *chain = forwarded_for(x, trusted);
     const char *host = trusted ? http_header(x, "X-Forwarded-Host") : NULL;
     const char *proto = trusted ? http_header(x, "X-Forwarded-Proto") : NULL;
-    const char *chain = before ? arena_printf(x->arena, "%s, %s", before, x->peer) : x->peer;
     size_t n = 0;
     if (!host)
         host = http_header(x, "Host");
@@ -181,13 +156,18 @@ struct call { // lives in the exchange's arena while held
 static void forward(struct http_exchange *x, struct sandbox *sb, unsigned port) {
     struct http_field add[3];
     struct passage *p = arena_alloc(x->arena, sizeof *p);
-    struct http_upstream *u = upstream_of(x, sb, port);
-    const char *target =
-        arena_printf(x->arena, "%s%s%s", *x->rest ? x->rest : "/", *x->query ? "?" : "", x->query);
+    struct reach *r = reach_of(x, sb);
+    const char *target = arena_printf(x->arena, "%s%s%s", *x->rest ? x->rest : "/",
+                                      strchr(x->request->target, '?') ? "?" : "", x->query);
     // The path before the rest: where the sandbox's root is for the client.
     const char *prefix = arena_strndup(x->arena, x->path, strlen(x->path) - strlen(x->rest));
-    if (!p || !u || !target || !prefix) {
+    if (!p || !r || !target || !prefix) {
         api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
+        return;
+    }
+    struct http_upstream *u = http_upstreams_at(r->ports, port);
+    if (!u) {
+        api_refuse(x, ERR_OVERLOADED, "%d ports of this sandbox are in use already", UPSTREAMS_MAX);
         return;
     }
     *p = (struct passage){.api = api_of(x), .port = port, .trusted = api_trusts_peer(x)};
@@ -205,6 +185,7 @@ static void forward(struct http_exchange *x, struct sandbox *sb, unsigned port) 
         .code_connect = error_code(ERR_BACKEND_CONNECTION_FAILED),
         .code_response = error_code(ERR_BACKEND_RESPONSE_FAILED),
         .code_time_out = error_code(ERR_BACKEND_TIMEOUT),
+        .code_busy = error_code(ERR_OVERLOADED),
     };
     http_proxy_run(x, u, &policy);
 }

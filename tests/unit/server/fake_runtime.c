@@ -28,6 +28,7 @@ struct fake {
     struct map existing, busy, snapshots; // ids
     bool snapshots_busy;
     bool images_ready;
+    int (*dial)(unsigned port);
     struct inspection inspection;
     struct loop *loop;
     runtime_event_fn *event;
@@ -154,10 +155,10 @@ static int f_logs(struct runtime *r, const char *id, struct strbuf *ret, struct 
 }
 static int f_dial(struct runtime *r, const char *id, unsigned port, int *ret_fd,
                   struct error *err) {
-    (void)id, (void)port;
+    (void)id;
     if (enter(fake_of(r), FAKE_DIAL, NULL, err) < 0)
         return -1;
-    *ret_fd = dup(0);
+    *ret_fd = fake_of(r)->dial ? fake_of(r)->dial(port) : dup(0);
     return 0;
 }
 static int f_snapshot(struct runtime *r, const char *id, const char *snapshot_id,
@@ -298,6 +299,9 @@ void fake_busy_snapshots(struct runtime *r, bool busy) {
 }
 void fake_put(struct runtime *r, const char *id) {
     LOCKED(fake_of(r), assert_int_equal(map_put(&fake_of(r)->existing, id, r), 0));
+}
+void fake_dial(struct runtime *r, int (*dial)(unsigned port)) {
+    fake_of(r)->dial = dial;
 }
 void fake_images(struct runtime *r, bool ready) {
     fake_of(r)->images_ready = ready; // loop thread only
