@@ -49,21 +49,21 @@ enum {
 struct execd {
     struct loop loop;
     struct http_server *http;
-    struct workers *workers;     // NULL until the first execd_workers()
-    unsigned port;               // of the TCP listener, 0: none
-    bool guarded;                // a token is demanded
-    uint8_t token[SHA256_SIZE];  // its SHA-256
-    struct reaper reaper;        // children, orphans
-    struct output_space outputs; // of all spools
-    struct map commands;         // struct command by id
-    struct map sessions;         // struct session by id
-    struct map ptys;             // struct pty by id
-    struct execd_proxy *proxy;   // of execd/proxy.c
-    char cwd[EXECD_PATH_SIZE];   // at the start: base of relative paths
-    char *scratch;               // EXECD_SCRATCH bytes, free between any two callbacks
-    struct init *init;           // NULL unless we are the sandbox's init (execd/init.h)
-    uint64_t nofile_soft;        // limit of descriptors that children get, as we found it
-    struct list history;         // struct command, oldest first
+    struct workers *workers;      // NULL until the first execd_workers()
+    unsigned port;                // of the TCP listener, 0: none
+    bool guarded;                 // a token is demanded
+    uint8_t token[SHA256_SIZE];   // its SHA-256
+    struct reaper reaper;         // children, orphans
+    struct output_space outputs;  // of all spools
+    struct map commands;          // struct command by id
+    struct map sessions;          // struct session by id
+    struct map ptys;              // struct pty by id
+    struct http_upstreams *proxy; // of execd/proxy.c
+    char cwd[EXECD_PATH_SIZE];    // at the start: base of relative paths
+    char *scratch;                // EXECD_SCRATCH bytes, free between any two callbacks
+    struct init *init;            // NULL unless we are the sandbox's init (execd/init.h)
+    uint64_t nofile_soft;         // limit of descriptors that children get, as we found it
+    struct list history;          // struct command, oldest first
     size_t history_count;
     struct usage usage; // last reading of metrics/, and the share of the processor since the
     double busy;        // one before

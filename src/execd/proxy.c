@@ -14,24 +14,12 @@
 #include "io/stream.h"
 
 enum {
-    PORTS_MAX = 64, // that we keep connections to; the one used longest ago goes
+    PORTS_MAX = 64, // in use at the same time
     CONNECTIONS_MAX = 1024,
     WAITING_MAX = 1024,
     IDLE_MAX = 16,
     IDLE_MS = 30 * 1000,
     CONNECT_MS = 10 * 1000
-};
-
-struct port {
-    struct list node; // in execd_proxy.ports, latest use first
-    struct execd *e;
-    unsigned number;
-    struct http_upstream *upstream;
-};
-
-struct execd_proxy { // execd.proxy
-    struct list ports;
-    unsigned count;
 };
 
 // ---- connections: 127.0.0.1, else ::1 ----
@@ -65,7 +53,7 @@ static void on_first(struct stream *s, const struct error *err, void *arg) {
 }
 
 static void dial(struct http_dial *d, void *arg) {
-    const struct port *p = arg;
+    struct execd *e = arg;
     struct attempt *a = malloc(sizeof *a);
     struct error err;
     if (!a) {
@@ -73,71 +61,23 @@ static void dial(struct http_dial *d, void *arg) {
         http_dial_done(d, -1, &err);
         return;
     }
-    *a = (struct attempt){.loop = &p->e->loop, .dial = d, .port = p->number};
+    *a = (struct attempt){.loop = &e->loop, .dial = d, .port = http_dial_port(d)};
     stream_connect_tcp(a->loop, "127.0.0.1", a->port, CONNECT_MS, on_first, a);
 }
 
-// ---- ports ----
-
-static void port_drop(struct execd_proxy *all, struct port *p) {
-    list_remove(&p->node);
-    all->count--;
-    http_upstream_free(p->upstream); // its exchanges go on to their ends
-    free(p);
-}
-
-static struct port *port_find(struct execd_proxy *all, unsigned number) {
-    LIST_EACH(&all->ports, node) {
-        struct port *p = LIST_ENTRY(node, struct port, node);
-        if (p->number == number)
-            return p;
-    }
-    return NULL;
-}
-
-static struct port *port_add(struct execd *e, unsigned number) {
-    struct port *p = calloc(1, sizeof *p);
-    if (!p)
-        return NULL;
+int proxy_room_start(struct execd *e, struct error *err) {
     const struct http_upstream_settings s = {.dial = dial,
-                                             .arg = p,
+                                             .arg = e,
                                              .connections_max = CONNECTIONS_MAX,
                                              .waiting_max = WAITING_MAX,
                                              .idle_ms = IDLE_MS,
                                              .idle_max = IDLE_MAX};
-    p->e = e;
-    p->number = number;
-    if (!(p->upstream = http_upstream_new(&e->loop, &s))) {
-        free(p);
-        return NULL;
-    }
-    if (e->proxy->count >= PORTS_MAX)
-        port_drop(e->proxy, LIST_ENTRY(e->proxy->ports.prev, struct port, node));
-    e->proxy->count++;
-    return p;
-}
-
-static struct http_upstream *upstream_of(struct execd *e, unsigned number) {
-    struct port *p = port_find(e->proxy, number);
-    if (p)
-        list_remove(&p->node);
-    else if (!(p = port_add(e, number)))
-        return NULL;
-    list_push_front(&e->proxy->ports, &p->node);
-    return p->upstream;
-}
-
-int proxy_room_start(struct execd *e, struct error *err) {
-    if (!(e->proxy = calloc(1, sizeof *e->proxy)))
-        return error_errno(err, ENOMEM, "proxy");
-    list_init(&e->proxy->ports);
-    return 0;
+    e->proxy = http_upstreams_new(&e->loop, &s, PORTS_MAX);
+    return e->proxy ? 0 : error_errno(err, ENOMEM, "proxy");
 }
 
 void proxy_room_stop(struct execd *e) {
-    while (e->proxy && !list_empty(&e->proxy->ports))
-        port_drop(e->proxy, LIST_ENTRY(e->proxy->ports.next, struct port, node));
-    free(TAKE_PTR(e->proxy));
+    http_upstreams_free(TAKE_PTR(e->proxy));
 }
 
 // ---- requests ----
@@ -189,16 +129,15 @@ void handle_proxy(struct http_exchange *x) {
         return;
     }
     const char *target = *x->query ? arena_printf(x->arena, "%s?%s", rest, x->query) : rest;
-    struct http_upstream *u = NULL;
     if (target && (port == EXECD_PORT || port == e->port)) {
         http_server_redispatch(x, target);
         return;
     }
-    if (!target || !(u = upstream_of(e, (unsigned)port))) {
-        execd_fail(x, 500, CODE_RUNTIME, "out of memory");
-        return;
-    }
-    pass_on(x, u, target);
+    struct http_upstream *u = target ? http_upstreams_at(e->proxy, (unsigned)port) : NULL;
+    if (u)
+        pass_on(x, u, target);
+    else
+        execd_fail(x, 503, CODE_RUNTIME, "%d ports are in use already", PORTS_MAX);
 }
 
 void handle_proxy_no_port(struct http_exchange *x) {
