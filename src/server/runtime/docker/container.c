@@ -37,7 +37,7 @@ static json_t *labels_of(struct docker *d, const struct provision_request *q,
     size_t i;
     const json_t *name;
     // a container has its image's labels too: those that would mean something are made empty
-    json_array_foreach(inherited, i, name)
+    json_array_foreach(json_object_get(inherited, "labels"), i, name)
         json_object_set_new(labels, json_string_value(name), json_string(""));
     for (i = 0; i < s->metadata.count; i++)
         json_object_set_new(labels, s->metadata.items[i].name,
@@ -63,9 +63,25 @@ static bool is_named(const char *assignment, const char *name) {
     return strncmp(assignment, name, n) == 0 && assignment[n] == '=';
 }
 
-static json_t *environment_of(struct docker *d, const struct provision_request *q) {
+static bool sets(const json_t *env, const char *name) {
+    size_t i;
+    const json_t *one;
+    json_array_foreach(env, i, one) {
+        if (is_named(json_string_value(one), name))
+            return true;
+    }
+    return false;
+}
+
+static json_t *environment_of(struct docker *d, const struct provision_request *q,
+                              const json_t *inherited) {
     const struct pairs *request = &q->spec->env;
     json_t *env = json_array();
+    const json_t *name;
+    size_t k;
+    for (size_t i = 0; i < request->count; i++)
+        if (request->items[i].value)
+            add_variable(env, request->items[i].name, request->items[i].value);
     for (docker_list p = d->settings.sandbox_env; p && *p; p++) { // the request's go over them
         bool again = false;
         for (size_t i = 0; i < request->count; i++)
@@ -73,11 +89,14 @@ static json_t *environment_of(struct docker *d, const struct provision_request *
         if (!again)
             json_array_append_new(env, json_string(*p));
     }
-    for (size_t i = 0; i < request->count; i++)
-        if (request->items[i].value)
-            add_variable(env, request->items[i].name, request->items[i].value);
-    add_variable(env, "OPENSANDBOX_ID", q->id); // last: nobody overrides these
+    add_variable(env, "OPENSANDBOX_ID", q->id); // nobody overrides these
     add_variable(env, "EXECD_ACCESS_TOKEN_SHA256", q->token_sha256_hex);
+    json_array_foreach(json_object_get(inherited, "env"), k, name) {
+        if (!sets(env,
+                  json_string_value(name))) // a name alone takes it away; Podman can but empty it
+            json_array_append_new(env, json_sprintf("%s%s", json_string_value(name),
+                                                    engine_is_podman(d->engine) ? "=" : ""));
+    }
     return env;
 }
 
@@ -138,13 +157,13 @@ static json_t *host_of(const struct docker *d, const struct provision_request *q
 }
 
 json_t *docker_container_body(struct docker *d, const struct provision_request *q,
-                              const json_t *image_labels, json_t *binds, unsigned host_port,
-                              struct error *err) {
+                              const char *image, const json_t *inherited, json_t *binds,
+                              unsigned host_port, struct error *err) {
     json_t *host = host_of(d, q, binds);
-    json_t *body = json_pack(
-        "{s:s,s:o,s:o,s:o,s:o,s:o}", "Image", q->spec->image ? q->spec->image : q->image_id,
-        "Entrypoint", entrypoint_of(d, host_port), "Cmd", command_of(q->spec), "Env",
-        environment_of(d, q), "Labels", labels_of(d, q, image_labels), "HostConfig", host);
+    json_t *body = json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "Image", image, "Entrypoint",
+                             entrypoint_of(d, host_port), "Cmd", command_of(q->spec), "Env",
+                             environment_of(d, q, inherited), "Labels", labels_of(d, q, inherited),
+                             "HostConfig", host);
     if (!body) {
         (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
         return NULL;

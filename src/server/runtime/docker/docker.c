@@ -96,6 +96,19 @@ static int pause_it(struct runtime *r, const char *id, struct error *err) {
 static int resume_it(struct runtime *r, const char *id, struct error *err) {
     return docker_sandbox_freeze(self(r), id, false, err);
 }
+static int snapshot(struct runtime *r, const char *id, const char *snapshot_id, char *ret_artifact,
+                    struct error *err) {
+    return docker_snapshot(self(r), id, snapshot_id, ret_artifact, err);
+}
+static int snapshot_find(struct runtime *r, const char *snapshot_id, char *ret_artifact,
+                         struct error *err) {
+    return docker_snapshot_find(self(r), snapshot_id, ret_artifact, err);
+}
+static int snapshot_remove(struct runtime *r, const char *snapshot_id, const char *artifact,
+                           struct error *err) {
+    (void)artifact; // the image is found by the snapshot's id
+    return docker_snapshot_remove(self(r), snapshot_id, err);
+}
 static int inspect(struct runtime *r, const char *id, struct inspection *ret, struct error *err) {
     return docker_sandbox_inspect(self(r), id, ret, err);
 }
@@ -138,7 +151,8 @@ static void docker_free(struct runtime *r) {
 
 static const struct runtime_ops ops = {.name = "docker",
                                        .code_prefix = "DOCKER",
-                                       .features = RUNTIME_PAUSE | RUNTIME_NAMED_VOLUMES,
+                                       .features = RUNTIME_PAUSE | RUNTIME_NAMED_VOLUMES |
+                                                   RUNTIME_SNAPSHOTS,
                                        .start = docker_start,
                                        .list = docker_list_all,
                                        .adopt = docker_adopt,
@@ -150,6 +164,9 @@ static const struct runtime_ops ops = {.name = "docker",
                                        .retire = retire,
                                        .pause = pause_it,
                                        .resume = resume_it,
+                                       .snapshot = snapshot,
+                                       .snapshot_find = snapshot_find,
+                                       .snapshot_remove = snapshot_remove,
                                        .inspect = inspect,
                                        .logs = logs,
                                        .dial = dial,
@@ -216,7 +233,7 @@ struct runtime *docker_new(const struct docker_settings *s, struct error *err) {
     (void)pthread_mutex_init(&d->lock, NULL);
     map_init(&d->boxes);
     map_init(&d->ready);
-    map_init(&d->image_labels);
+    map_init(&d->inherited);
     if (fill(d, err)) {
         docker_free(&d->base);
         return NULL;

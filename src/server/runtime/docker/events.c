@@ -8,8 +8,10 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/parse.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/internal.h"
 
@@ -113,12 +115,30 @@ static void note_paused(struct docker *d, const char *id, bool paused) {
     (void)pthread_mutex_unlock(&d->lock);
 }
 
+// What the event itself tells, where the engine cannot be asked: Podman knows nothing of a
+// container that it is removing.
+static int believe(struct docker_events *e, const char *id, const json_t *attributes) {
+    const char *code = json_string_value(json_object_get(attributes, "exitCode"));
+    struct inspection i = {.exit_code = -1, .ended_us = clock_wall_us()};
+    uint64_t number;
+    if (!code)
+        return -1;
+    if (parse_u64(code, 0, 255, &number) == 0)
+        i.exit_code = (int)number;
+    note_end(e, id, &i);
+    return 0;
+}
+
 // -1: the engine did not tell; the stream is begun anew.
-static int look_at(struct docker_events *e, const char *id) {
+static int look_at(struct docker_events *e, const char *id, const json_t *attributes) {
     cleanup_json json_t *container = NULL;
     struct inspection i = {.exit_code = -1};
     struct error err;
     if (engine_get(e->docker->engine, &container, &err, "/containers/sandbox-%s/json", id)) {
+        if (err.kind == ENOTCONN)
+            return -1;
+        if (believe(e, id, attributes) == 0)
+            return 0;
         if (err.kind != ENOENT)
             return -1;
         note_end(e, id, &i); // removed behind our back
@@ -139,10 +159,11 @@ static bool is_one_of(const char *word, const char *const *list) {
     return false;
 }
 
-static int on_container(struct docker_events *e, const char *action, const char *id) {
+static int on_container(struct docker_events *e, const char *action, const json_t *attributes) {
     static const char *const looks[] = {"die",   "died",    "destroy", "remove",  "oom",
                                         "pause", "unpause", "kill",    "cleanup", NULL};
-    return id && is_one_of(action, looks) ? look_at(e, id) : 0;
+    const char *id = json_string_value(json_object_get(attributes, LABEL_ID));
+    return id && is_one_of(action, looks) ? look_at(e, id, attributes) : 0;
 }
 
 static int on_event(struct docker_events *e, const json_t *event) {
@@ -156,9 +177,7 @@ static int on_event(struct docker_events *e, const json_t *event) {
             docker_image_forget(e->docker);
         return 0;
     }
-    return on_container(
-        e, action,
-        json_string_value(json_object_get(json_object_get(actor, "Attributes"), LABEL_ID)));
+    return on_container(e, action, json_object_get(actor, "Attributes"));
 }
 
 // ---- the stream ----
@@ -214,7 +233,7 @@ static int look_at_all(struct docker_events *e) {
         bool running = b && b->running;
         (void)pthread_mutex_unlock(&d->lock);
         if (running)
-            r = look_at(e, ids.items[i]);
+            r = look_at(e, ids.items[i], NULL);
     }
     free(ids.items);
     docker_image_forget(d);

@@ -53,8 +53,7 @@ static int import_image(struct filling *f, struct error *err) {
         tar_add_dir(&archive, "opt/opensandbox/bin", 0755) ||
         tar_add_file(&archive, "execd", 0755, f->binary.data, f->binary.len) || tar_end(&archive))
         return error_set(err, ENOMEM, "out of memory");
-    (void)snprintf(path, sizeof path, "/images/create?fromSrc=-&repo=" EXECD_IMAGE "&tag=%s",
-                   f->tag);
+    (void)snprintf(path, sizeof path, "/images/create?fromSrc=-&repo=%s", f->image);
     const struct engine_call c = {
         .method = "POST", .path = path, .data = archive.data, .len = archive.len, .patient = true};
     return engine_do(f->d->engine, &c, NULL, err) ? error_wrap(err, "import of execd") : 0;

@@ -12,7 +12,7 @@
 #include "server/runtime/docker/auth.h"
 #include "server/runtime/docker/internal.h"
 
-enum { LINE_MAX_BYTES = 1024 * 1024, KEY_MAX = 2048, LABEL_SETS_MAX = 1024 };
+enum { LINE_MAX_BYTES = 1024 * 1024, KEY_MAX = 2048, INHERITED_MAX = 1024 };
 
 static void key_of(const struct image_request *q, char key[KEY_MAX]) {
     (void)snprintf(key, KEY_MAX, "%.32s/%.32s %.1900s", q->os ? q->os : "", q->arch ? q->arch : "",
@@ -63,7 +63,7 @@ static bool drop_one(const char *key, void *value, void *arg) {
     return true;
 }
 
-static bool drop_labels(const char *key, void *value, void *arg) {
+static bool drop_inherited(const char *key, void *value, void *arg) {
     struct map *m = arg;
     (void)map_remove(m, key);
     json_decref(value);
@@ -78,40 +78,52 @@ void docker_image_forget(struct docker *d) {
 
 void docker_image_clear(struct docker *d) {
     docker_image_forget(d);
-    map_each(&d->image_labels, drop_labels, &d->image_labels);
+    map_each(&d->inherited, drop_inherited, &d->inherited);
     map_clear(&d->ready);
-    map_clear(&d->image_labels);
+    map_clear(&d->inherited);
 }
 
-// ---- labels that a container would inherit ----
+// ---- what a container would have of its image ----
 
-static json_t *reserved_of(const json_t *image) {
+static void split(const char *names, json_t *list) {
+    for (; *names; names += strspn(names, ",")) {
+        size_t n = strcspn(names, ",");
+        if (n)
+            json_array_append_new(list, json_stringn(names, n));
+        names += n;
+    }
+}
+
+static json_t *inherited_of(const json_t *image) {
     json_t *labels = json_object_get(json_object_get(image, "Config"), "Labels");
-    json_t *found = json_array();
+    json_t *names = json_array(), *env = json_array();
     const char *name;
     json_t *value;
     json_object_foreach(labels, name, value) {
         if (strncmp(name, LABEL, strlen(LABEL)) == 0)
-            json_array_append_new(found, json_string(name));
+            json_array_append_new(names, json_string(name));
+        if (strcmp(name, LABEL_SNAPSHOT_ENV) == 0 && json_is_string(value))
+            split(json_string_value(value), env);
     }
-    return found;
+    return json_pack("{s:o,s:o}", "labels", names, "env", env);
 }
 
-static void note_labels(struct docker *d, const char *id, json_t *labels) {
+static void note_inherited(struct docker *d, const char *id, json_t *labels) {
     (void)pthread_mutex_lock(&d->lock);
-    if (d->image_labels.count >= LABEL_SETS_MAX)
-        map_each(&d->image_labels, drop_labels, &d->image_labels);
-    json_t *old = map_get(&d->image_labels, id);
-    if (map_put(&d->image_labels, id, json_incref(labels)) < 0)
+    if (d->inherited.count >= INHERITED_MAX)
+        map_each(&d->inherited, drop_inherited, &d->inherited);
+    json_t *old = map_get(&d->inherited, id);
+    if (map_put(&d->inherited, id, json_incref(labels)) < 0)
         old = labels; // the reference that the map did not take
     (void)pthread_mutex_unlock(&d->lock);
     json_decref(old);
 }
 
-int docker_image_labels(struct docker *d, const char *image_id, json_t **ret, struct error *err) {
+int docker_image_inherited(struct docker *d, const char *image_id, json_t **ret,
+                           struct error *err) {
     cleanup_json json_t *image = NULL;
     (void)pthread_mutex_lock(&d->lock);
-    *ret = json_incref(map_get(&d->image_labels, image_id));
+    *ret = json_incref(map_get(&d->inherited, image_id));
     (void)pthread_mutex_unlock(&d->lock);
     if (*ret)
         return 0;
@@ -119,10 +131,10 @@ int docker_image_labels(struct docker *d, const char *image_id, json_t **ret, st
         return err->kind == ENOENT ? error_server(err, ERR_R_IMAGE_NOT_FOUND,
                                                   "image %s is not there any more", image_id)
                                    : -1;
-    *ret = reserved_of(image);
+    *ret = inherited_of(image);
     if (!*ret)
         return out_of_memory(err);
-    note_labels(d, image_id, *ret);
+    note_inherited(d, image_id, *ret);
     return 0;
 }
 
@@ -174,13 +186,13 @@ static int look(struct docker *d, const struct image_request *q, struct image_in
     }
     if (!fits(q, image))
         return 0;
-    cleanup_json json_t *labels = reserved_of(image);
+    cleanup_json json_t *labels = inherited_of(image);
     const char *id = text_of(image, "Id");
     if (!labels || !*id || strlen(id) >= sizeof ret->id)
         return error_set(err, EPROTO, "the engine tells no id of image %.300s", q->reference);
     (void)snprintf(ret->id, sizeof ret->id, "%s", id);
     ret->bytes = (uint64_t)json_integer_value(json_object_get(image, "Size"));
-    note_labels(d, ret->id, labels);
+    note_inherited(d, ret->id, labels);
     return 1;
 }
 

@@ -23,7 +23,10 @@ enum {
 #define LABEL_MANUAL     LABEL "manual-cleanup"
 #define LABEL_MANAGED_BY LABEL "volume-managed-by"
 #define EXECD_DIR        "/opt/opensandbox/bin"
-#define OWN_NETWORK      "opensandbox"
+#define LABEL_SNAPSHOT_ENV                                                                         \
+    LABEL "snapshot-env" // of an image: names of variables that are its source's alone
+#define SNAPSHOT_IMAGES "opensandbox-snapshots"
+#define OWN_NETWORK     "opensandbox"
 
 // A sandbox as far as this process knows it.
 struct box {
@@ -49,9 +52,9 @@ struct docker {
     char *seccomp;       // SecurityOpt, NULL: none
     char execd_volume[VOLUME_NAME_SIZE];
     pthread_mutex_t lock;
-    struct map boxes;        // id -> struct box
-    struct map ready;        // image as it was asked for -> struct docker_image
-    struct map image_labels; // image id -> json array of its reserved labels
+    struct map boxes;     // id -> struct box
+    struct map ready;     // image as it was asked for -> struct docker_image
+    struct map inherited; // image -> what docker_image_inherited() says
 };
 
 // ---- sandbox.c ----
@@ -78,9 +81,11 @@ int docker_container_logs(struct docker *d, const char *container, const char *q
                           struct strbuf *ret, struct error *err);
 
 // ---- container.c: the body of a create ----
+// image: what the engine calls it; inherited: of docker_image_inherited(); host_port: of execd on
+// the host's network.
 json_t *docker_container_body(struct docker *d, const struct provision_request *q,
-                              const json_t *image_labels, json_t *binds, unsigned host_port,
-                              struct error *err);
+                              const char *image, const json_t *inherited, json_t *binds,
+                              unsigned host_port, struct error *err);
 json_t *docker_owner_labels(const struct docker *d,
                             const char *id); // of everything that a sandbox has on the engine
 
@@ -93,9 +98,17 @@ int docker_image_ensure(struct docker *d, const struct image_request *q, struct 
                         struct error *err);
 bool docker_image_ready(struct docker *d, const struct image_request *q, struct image_info *ret);
 void docker_image_forget(struct docker *d); // what is ready may have changed
-// Reserved labels that containers would inherit; a new reference to an array.
-int docker_image_labels(struct docker *d, const char *image_id, json_t **ret, struct error *err);
+// What a container would have of its image and must not: {"labels": [name], "env": [name]}, a new
+// reference.
+int docker_image_inherited(struct docker *d, const char *image, json_t **ret, struct error *err);
 void docker_image_clear(struct docker *d);
+
+// ---- snapshot.c ----
+int docker_snapshot(struct docker *d, const char *id, const char *snapshot_id, char *ret_artifact,
+                    struct error *err);
+int docker_snapshot_find(struct docker *d, const char *snapshot_id, char *ret_artifact,
+                         struct error *err);
+int docker_snapshot_remove(struct docker *d, const char *snapshot_id, struct error *err);
 
 // ---- execd.c ----
 int docker_execd_prepare(struct docker *d, struct error *err);

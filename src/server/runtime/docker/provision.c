@@ -16,7 +16,18 @@
 #include "server/errors.h"
 #include "server/runtime/docker/internal.h"
 
-enum { PAUSE_MIN_MS = 2, PAUSE_MAX_MS = 50, ANSWER_MAX = 4096, ANSWER_MS = 2000, LOG_TAIL = 400 };
+#define EXECD_BEGAN "listening on port" // of its log (execd/main.c)
+
+enum {
+    LOOKS = 40,
+    MEMORY_MIN = 6 * 1024 * 1024,
+    CPU_MIN_MILLIS = 10,
+    PAUSE_MIN_MS = 2,
+    PAUSE_MAX_MS = 50,
+    ANSWER_MAX = 4096,
+    ANSWER_MS = 2000,
+    LOG_TAIL = 400
+};
 
 struct making {
     struct docker *d;
@@ -25,6 +36,7 @@ struct making {
     struct box *box; // in the map from the first step on; the lock guards what others read
     char name[CONTAINER_NAME_SIZE];
     unsigned host_port; // on the host's network
+    bool over;          // it has ended already
     int64_t phase_start;
 };
 
@@ -55,6 +67,19 @@ static int refused(struct error *err, const char *what) {
     return -1;
 }
 
+// What Docker refuses and Podman would try.
+static int check_limits(const struct sandbox_spec *s, struct error *err) {
+    if (s->memory_bytes && s->memory_bytes < MEMORY_MIN)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.memory is %llu bytes; at least 6Mi are needed",
+                            (unsigned long long)s->memory_bytes);
+    if (s->cpu_millis && s->cpu_millis < CPU_MIN_MILLIS)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.cpu is %llum; at least 10m are needed",
+                            (unsigned long long)s->cpu_millis);
+    return 0;
+}
+
 static int choose_port(struct making *m, struct error *err) {
     struct sockaddr_in a;
     socklen_t len = sizeof a;
@@ -72,14 +97,21 @@ static json_t *body_of(struct making *m, struct error *err) {
     bool own = false;
     cleanup_json json_t *binds =
         json_pack("[o]", json_sprintf("%s:" EXECD_DIR ":ro", d->execd_volume));
-    cleanup_json json_t *labels = NULL;
+    cleanup_json json_t *inherited = NULL;
+    char snapshot[128];
+    const char *known = m->q->image_id, *image = m->q->spec->image;
+    if (m->q->snapshot_id) {
+        (void)snprintf(snapshot, sizeof snapshot, SNAPSHOT_IMAGES ":%.64s", m->q->snapshot_id);
+        known = image = snapshot;
+    }
     for (docker_list p = d->settings.sandbox_binds; p && *p; p++)
         json_array_append_new(binds, json_string(*p));
     if (docker_volumes_prepare(d, m->q, binds, &own, err) ||
-        docker_image_labels(d, m->q->image_id, &labels, err))
+        docker_image_inherited(d, known, &inherited, err))
         return NULL;
     m->box->volumes = own;
-    return docker_container_body(d, m->q, labels, binds, m->host_port, err);
+    return docker_container_body(d, m->q, image ? image : known, inherited, binds, m->host_port,
+                                 err);
 }
 
 static int create(struct making *m, struct error *err) {
@@ -109,6 +141,11 @@ static int create(struct making *m, struct error *err) {
 
 // ---- 2. start and first answer ----
 
+static void pause_ms(int64_t ms) {
+    const struct timespec t = {.tv_nsec = ms * 1000000};
+    (void)nanosleep(&t, NULL); // a worker's own time
+}
+
 static int start(struct making *m, struct error *err) {
     char path[ENGINE_PATH_MAX];
     (void)snprintf(path, sizeof path, "/containers/%s/start", m->box->container);
@@ -118,26 +155,33 @@ static int start(struct making *m, struct error *err) {
                : 0;
 }
 
-static int explain_end(struct making *m, const struct inspection *i, struct error *err) {
+// The container has ended before execd was asked. When execd had begun, that was its entrypoint's
+// doing: a sandbox that ran, and has ended; the event stream tells so. Otherwise there never was a
+// sandbox.
+static int judge_end(struct making *m, const struct inspection *i, struct error *err) {
     struct strbuf log cleanup_strbuf;
     struct error ignored;
     strbuf_init(&log, 65536);
-    (void)docker_container_logs(m->d, m->name, "&tail=20", &log, &ignored);
+    (void)docker_container_logs(m->d, m->name, "&tail=200", &log, &ignored);
+    if (strstr(log.data, EXECD_BEGAN))
+        return 0;
     const char *tail = log.len > LOG_TAIL ? log.data + log.len - LOG_TAIL : log.data;
     return error_set(err, ECHILD, "the container ended before execd answered, exit code %d%s%s%s",
                      i->exit_code, i->oom ? " (out of memory)" : "",
                      log.len ? "; its last output: " : "", tail);
 }
 
-static int reach(struct making *m, struct error *err) {
+// -1 with ESRCH: the engine has not heard yet that it has ended.
+static int look(struct making *m, struct error *err) {
     cleanup_json json_t *container = NULL;
     struct inspection i;
     struct box found = {.net_fd = -1};
     if (engine_get(m->d->engine, &container, err, "/containers/%s/json", m->box->container))
         return -1;
     docker_inspection_of(container, &i);
-    if (!i.alive)
-        return explain_end(m, &i, err);
+    m->over = !i.alive;
+    if (m->over)
+        return judge_end(m, &i, err);
     if (docker_box_reach(m->d, container, &found, err))
         return -1;
     (void)pthread_mutex_lock(&m->d->lock);
@@ -147,6 +191,15 @@ static int reach(struct making *m, struct error *err) {
     memcpy(m->box->host, found.host, sizeof found.host);
     (void)pthread_mutex_unlock(&m->d->lock);
     return 0;
+}
+
+static int reach(struct making *m, struct error *err) {
+    int r = look(m, err);
+    for (int i = 0; i < LOOKS && r && err->kind == ESRCH; i++) {
+        pause_ms(PAUSE_MAX_MS);
+        r = look(m, err);
+    }
+    return r ? r : engine_forgive(err);
 }
 
 // 1: it answered; 0: not yet.
@@ -185,11 +238,10 @@ static int await_answer(struct making *m, struct error *err) {
         if (r > 0)
             return 0;
         if (has_ended(m, &i))
-            return explain_end(m, &i, err);
+            return judge_end(m, &i, err);
         if (r < 0 || clock_boot_ms() > end)
             return error_set(err, why.kind, "execd did not answer: %s", why.message);
-        const struct timespec t = {.tv_nsec = pause * 1000000};
-        (void)nanosleep(&t, NULL); // a worker's own time
+        pause_ms(pause);
         pause = pause * 2 < PAUSE_MAX_MS ? pause * 2 : PAUSE_MAX_MS;
     }
 }
@@ -215,7 +267,7 @@ static int report(struct making *m, struct error *err) {
 }
 
 static int make(struct making *m, struct error *err) {
-    if (m->d->host_network && choose_port(m, err))
+    if (check_limits(m->q->spec, err) || (m->d->host_network && choose_port(m, err)))
         return -1;
     if (create(m, err))
         return -1;
@@ -226,7 +278,7 @@ static int make(struct making *m, struct error *err) {
     if (reach(m, err))
         return -1;
     phase(m, "inspect");
-    if (await_answer(m, err))
+    if (!m->over && await_answer(m, err))
         return -1;
     phase(m, "answer");
     return report(m, err);
