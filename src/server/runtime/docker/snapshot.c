@@ -29,6 +29,15 @@ static bool has_variable(const json_t *env, const char *assignment) {
     return false;
 }
 
+// The engine's own, which Podman lists among the container's.
+static bool is_engines(const char *assignment, size_t n) {
+    static const char *const names[] = {"PATH", "HOME", "TERM", "HOSTNAME", "container"};
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+        if (strlen(names[i]) == n && strncmp(names[i], assignment, n) == 0)
+            return true;
+    return false;
+}
+
 // A commit bakes the whole environment in, secrets too. What the image did not have is noted, so
 // that a restored sandbox gets none of it (B14). Names that a label cannot hold are no names of
 // variables that anybody uses.
@@ -39,7 +48,7 @@ static void add_names(const json_t *env, const json_t *of_image, struct strbuf *
     json_array_foreach(env, i, one) {
         const char *text = json_string_value(one);
         size_t n = text ? strcspn(text, "=") : 0;
-        if (!n || strspn(text, plain) < n || has_variable(of_image, text))
+        if (!n || strspn(text, plain) < n || is_engines(text, n) || has_variable(of_image, text))
             continue;
         (void)strbuf_addf(names, "%s%.*s", names->len ? "," : "", (int)n, text);
     }
