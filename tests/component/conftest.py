@@ -12,3 +12,19 @@ def execd():
     """One plain execd for the tests of a file; tests that end or load it start their own."""
     with execd_peer.Execd() as e:
         yield e
+
+
+@pytest.fixture
+def pty(execd):
+    """Makes terminals that are gone after the test, with all that ran in them."""
+    from execd_follow import descendants
+    from execd_terminal import Pty
+    made = []
+
+    def make(**body):
+        made.append(Pty(execd, **body))
+        return made[-1]
+    yield make
+    for p in made:
+        p.delete()
+    execd_peer.wait_until(lambda: not descendants(execd), "no shell is left")

@@ -11,7 +11,10 @@ import threading
 import time
 
 import pytest
-from execd import Execd, Together, free_port
+
+from execd_follow import Together
+from execd_peer import Execd
+from harness import free_port
 
 
 class Backend(http.server.BaseHTTPRequestHandler):
@@ -77,9 +80,8 @@ class Server6(Server):
 
 @pytest.fixture(scope="module")
 def execd():
-    e = Execd()
-    yield e
-    e.stop()
+    with Execd(token="") as e:
+        yield e
 
 
 def serve(kind, host):
@@ -142,7 +144,7 @@ def test_connections_are_kept(execd, backend):
 
 
 def test_streams_come_at_once(execd, backend):
-    c, r = execd.connect("GET", f"/proxy/{port(backend)}/events")
+    c, r = execd.open("GET", f"/proxy/{port(backend)}/events")
     for i in range(3):
         assert r.readline() == f"data: {i}\n".encode()
         assert r.readline() == b"\n"
@@ -212,17 +214,14 @@ def test_upload_through_our_own_port(execd, tmp_path):
 
 
 def test_the_token_is_asked_once(backend):
-    e = Execd(args=("--access-token", "secret"))
-    try:
-        ours = {"X-EXECD-ACCESS-TOKEN": "secret"}
+    with Execd(token="secret") as e:
+        ours, e.token = {"X-EXECD-ACCESS-TOKEN": "secret"}, ""
         for path in ("/proxy/44772/metrics", f"/proxy/{port(backend)}/", "/proxy/44772/proxy/44772/metrics"):
             assert e.request("GET", path).status == 401, path
             assert e.request("GET", path, headers={"X-EXECD-ACCESS-TOKEN": "wrong"}).status == 401
             assert e.request("GET", path, headers=ours).status == 200, path
         seen = e.request("GET", f"/proxy/{port(backend)}/", headers=ours).json()
         assert "secret" not in json.dumps(seen)
-    finally:
-        e.stop()
 
 
 def test_many_at_once(execd, backend):
@@ -252,7 +251,7 @@ def test_a_slow_client_costs_little_memory(execd, backend):
         with open(f"/proc/{execd.process.pid}/statm") as f:
             return int(f.read().split()[1]) * 4096
     before = rss()
-    c, r = execd.connect("GET", f"/proxy/{listener.getsockname()[1]}/")
+    c, r = execd.open("GET", f"/proxy/{listener.getsockname()[1]}/")
     r.read(100)
     time.sleep(0.5)
     assert rss() - before < 4 << 20
