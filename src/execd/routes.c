@@ -58,6 +58,13 @@ static const struct http_route routes[] = {
     {"POST", "/session/{id}/run", handle_session_run, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
     {"DELETE", "/session/{id}", handle_session_delete, BUFFERED, 0, CODE_CONTEXT},
 
+    // shell/pty.c, shell/pty_client.c
+    {"POST", "/pty", handle_pty_create, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
+    {"GET", "/pty/{id}", handle_pty_get, BUFFERED, 0, CODE_CONTEXT},
+    {"DELETE", "/pty/{id}", handle_pty_delete, BUFFERED, 0, CODE_CONTEXT},
+    {"GET", "/pty/{id}/ws", handle_pty_ws, BUFFERED, 0,
+     CODE_CONTEXT " " CODE_RUNTIME " ALREADY_CONNECTED VIEWER_REQUIRES_RUNNING_SESSION"},
+
     // proxy.c
     {"*", "/proxy/{port}/*", handle_proxy, STREAMED, 0, CODE_BODY " " CODE_RUNTIME},
     {"*", "/proxy/", handle_proxy_no_port, BUFFERED, 0, ""},
@@ -87,6 +94,7 @@ static const struct http_route routes[] = {
 const struct execd_room execd_rooms[] = {
     {"command", command_room_start, command_room_stop, command_interrupt},
     {"session", NULL, session_room_stop, session_interrupt},
+    {"pty", NULL, pty_room_stop, NULL},
     {"proxy", proxy_room_start, proxy_room_stop, NULL},
     {"metrics", metrics_room_start, NULL, NULL},
     {NULL, NULL, NULL, NULL},

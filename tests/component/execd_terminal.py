@@ -13,8 +13,8 @@ class Client:
 
     def __init__(self, execd, session, query=""):
         self.ws = connect(f"ws://127.0.0.1:{execd.port}/pty/{session}/ws{query}", max_size=None, compression=None,
-                          ping_interval=None, close_timeout=2)
-        self.frames, self.live, self.errors, self.offset = [], b"", b"", 0
+                          close_timeout=2)
+        self.live, self.errors, self.offset = bytearray(), bytearray(), 0
 
     def next(self, timeout=10):
         """The next frame: ("out" | "err" | "replay", bytes) or a decoded text frame."""
@@ -31,7 +31,6 @@ class Client:
                 self.live += data[1:]
             else:
                 self.errors += data[1:]
-        self.frames.append(frame)
         return frame
 
     def text(self, event_type, timeout=10):
@@ -42,11 +41,17 @@ class Client:
                 return frame
 
     def until(self, pattern, timeout=10):
-        """Reads until the live output matches."""
+        """Reads until the last 64 KiB of the live output match; bracketed paste and the like are left out."""
         end = time.monotonic() + timeout
-        while not (found := re.search(pattern, self.live, re.S)):
+        while not (found := re.search(pattern, re.sub(rb"\x1b\[\??[0-9;]*[a-zA-Z]\r?", b"", self.live[-65536:]), re.S)):
             self.next(max(0.01, end - time.monotonic()))
         return found
+
+    def amount(self, size, timeout=30):
+        """Reads that many bytes of live output."""
+        end = time.monotonic() + timeout
+        while len(self.live) < size:
+            self.next(max(0.01, end - time.monotonic()))
 
     def type(self, text):
         self.ws.send(b"\0" + text.encode())
