@@ -182,5 +182,5 @@ def test_nothing_is_left(execd):
         s.run("export A=1; seq 1 1000")
         s.run("exit 1")
         s.delete()
-    assert execd.descriptors() <= before
+    wait_until(lambda: execd.descriptors() <= before, "all descriptors are given back")
     assert not [p for p in execd.tmp.rglob("*") if p.is_file() and p.name not in ("execd.log", "pid")]
