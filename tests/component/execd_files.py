@@ -6,19 +6,21 @@ import stat
 import urllib.parse
 
 import pytest
-from execd import Execd
+
+from execd_peer import Execd
 
 
 @pytest.fixture(scope="module")
-def execd():
-    e = Execd(env={"TZ": "UTC"})
-    yield e
-    e.stop()
+def execd(tmp_path_factory):
+    cwd = str(tmp_path_factory.mktemp("w"))
+    with Execd(token="", env={"TZ": "UTC", "HOME": "/root"}, cwd=cwd) as e:
+        e.cwd = cwd
+        yield e
 
 
 @pytest.fixture
 def work(execd, request):
-    d = execd.directory / request.node.name.split("[")[0]
+    d = execd.tmp / request.node.name.split("[")[0]
     for n in range(1000):
         p = d.with_name(f"{d.name}-{n}")
         if not p.exists():

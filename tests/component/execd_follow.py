@@ -7,9 +7,9 @@ import threading
 class Following:
     """The events of one reply, as they come. Cut it with close()."""
 
-    def __init__(self, execd, path, body, timeout=30):
-        self.connection, self.response = execd.open("POST", path, body, timeout=timeout)
-        self.status = self.response.status
+    def __init__(self, connection, response):
+        self.connection, self.response = connection, response
+        self.status = response.status
 
     def __iter__(self):
         frame = b""

@@ -10,11 +10,14 @@ class Session:
         self.id = r.json()["session_id"]
 
     def events(self, command, **body):
-        run = Following(self.execd, f"/session/{self.id}/run", {"command": command, **body})
+        run = self.follow(command, **body)
         assert run.status == 200, run.response.read()
         events = list(run)
         run.close()
         return events
+
+    def follow(self, command, **body):
+        return Following(*self.execd.open("POST", f"/session/{self.id}/run", {"command": command, **body}))
 
     def run(self, command, **body):
         """(stdout, exit code)"""

@@ -7,9 +7,11 @@ import time
 import urllib.parse
 
 import pytest
-from execd import Run, Together, wait_until
+
 from execd_files import (MULTIPART, download, execd, failed, file, leftovers, meta, mode, multipart, owner, query, upload,  # noqa: F401
                          work)
+from execd_follow import Following, Together
+from execd_peer import wait_until
 
 ROOT_USER = os.geteuid() == 0
 
@@ -155,7 +157,7 @@ def test_large_both_ways_in_little_memory(execd, work):
         c.request("POST", "/files/upload", iter(body), headers={**MULTIPART, "Content-Length": str(body.size)})
         assert c.getresponse().status == 200
         assert os.stat(work / "f").st_size == size
-        c, r = execd.connect("GET", query("/files/download", path=str(work / "f")), timeout=120)
+        c, r = execd.open("GET", query("/files/download", path=str(work / "f")), timeout=120)
         got = 0
         while True:
             n = len(r.read(1 << 20))
@@ -176,7 +178,7 @@ def test_a_reader_that_stops_stops_the_reading(execd, work):
     def read_bytes():
         return int(dict(line.split(": ") for line in open(f"/proc/{execd.process.pid}/io").read().splitlines())["rchar"])
     before = read_bytes()
-    c, r = execd.connect("GET", query("/files/download", path=str(work / "f")))
+    c, r = execd.open("GET", query("/files/download", path=str(work / "f")))
     assert len(r.read(1000)) == 1000
     last = -1
     def settled():
@@ -409,7 +411,7 @@ NOBODY = "/v1/filesystem/65534/65534"
 
 @pytest.mark.skipif(not ROOT_USER, reason="needs root to switch")
 def test_e13_the_kernel_decides(execd, work):
-    execd.directory.chmod(0o755)
+    execd.tmp.chmod(0o755)
     os.chmod(work, 0o777)
     (work / "secret").write_bytes(b"root's")
     os.chmod(work / "secret", 0o600)
@@ -433,7 +435,7 @@ def test_e13_the_kernel_decides(execd, work):
 
 @pytest.mark.skipif(not ROOT_USER, reason="needs root to switch")
 def test_e13_groups_home_and_ids(execd, work):
-    execd.directory.chmod(0o755)
+    execd.tmp.chmod(0o755)
     (work / "g").write_bytes(b"group")
     os.chown(work / "g", 0, 4242)
     os.chmod(work / "g", 0o640)
@@ -460,9 +462,9 @@ def test_metrics(execd):
 
 
 def test_metrics_watch(execd):
-    c, r = execd.connect("GET", "/metrics/watch")
+    c, r = execd.open("GET", "/metrics/watch")
     assert r.status == 200 and r.headers["Content-Type"] == "text/event-stream"
-    events = iter(Run(c, r))
+    events = iter(Following(c, r))
     first, second = next(events), next(events)
     assert 800 <= second["timestamp"] - first["timestamp"] <= 3000 and set(first) == set(second)
     r.close()
@@ -473,7 +475,7 @@ def test_metrics_watch(execd):
 
 class Watch:
     def __init__(self, execd, path, **more):
-        self.run = Run(*execd.connect("GET", query("/files/watch", path=str(path), **more)))
+        self.run = Following(*execd.open("GET", query("/files/watch", path=str(path), **more)))
         assert self.run.status == 200
         self.events = iter(self.run)
         first = next(self.events)

@@ -26,7 +26,7 @@ GLOBS = [
 
 @pytest.fixture(scope="module")
 def globs(execd):
-    d = execd.directory / "globs"
+    d = execd.tmp / "globs"
     d.mkdir()
     for n in NAMES:
         (d / n).touch()
@@ -54,7 +54,7 @@ A7 = [
 
 @pytest.mark.parametrize("given,expected", A7)
 def test_a7_path(execd, given, expected):
-    cwd = str(execd.directory)
+    cwd = execd.cwd
     r = execd.request("GET", query("/files/info", path=given))
     if not expected.startswith("/"):
         failed(r, 500, "RUNTIME_ERROR", f"path references undefined environment variables: {expected}")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from execd_follow import Following, Together, descendants, outcome, text_of
+from execd_follow import Together, descendants, outcome, text_of
 from execd_peer import Execd, wait_until
 from execd_session import Session
 
@@ -89,9 +89,9 @@ def test_time_out_kills_the_whole_group(execd, session):
 
 
 def test_disconnect_kills_the_whole_group(execd, session):
-    run = Following(execd, f"/session/{session.id}/run", {"command": "echo begun; sleep 100 & sleep 100"})
+    run = session.follow("echo begun; sleep 100 & sleep 100")
     assert run.until("stdout")["text"] == "begun\n"
-    waiting = Following(execd, f"/session/{session.id}/run", {"command": "echo never"})
+    waiting = session.follow("echo never")
     waiting.until("init")
     waiting.close()
     run.close()
@@ -101,9 +101,9 @@ def test_disconnect_kills_the_whole_group(execd, session):
 
 def test_delete_kills_the_whole_group(execd):
     s = Session(execd)
-    run = Following(execd, f"/session/{s.id}/run", {"command": "echo begun; sleep 100 & sleep 100"})
+    run = s.follow("echo begun; sleep 100 & sleep 100")
     run.until("stdout")
-    queued = Following(execd, f"/session/{s.id}/run", {"command": "echo never"})
+    queued = s.follow("echo never")
     queued.until("init")
     s.delete()
     assert outcome(list(run)) == ("-1", ["signal: killed"])
@@ -114,7 +114,7 @@ def test_delete_kills_the_whole_group(execd):
 
 def test_interrupt_destroys_it(execd):
     s = Session(execd)
-    run = Following(execd, f"/session/{s.id}/run", {"command": "echo begun; sleep 100"})
+    run = s.follow("echo begun; sleep 100")
     run.until("stdout")
     assert execd.request("DELETE", f"/command?id={s.id}").status == 200
     assert outcome(list(run))[0] == "-1"
