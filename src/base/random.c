@@ -30,12 +30,14 @@ void random_uuid(char text[UUID_TEXT_SIZE]) {
 }
 
 void random_hex(char *text, size_t hex_digits) {
-    for (size_t i = 0; i < hex_digits; i += 2) {
-        uint8_t byte;
-        char two[3];
-        random_bytes(&byte, 1);
-        encode_hex(&byte, 1, two);
-        memcpy(text + i, two, hex_digits - i >= 2 ? 2 : 1);
+    for (size_t i = 0; i < hex_digits;) {
+        uint8_t bytes[16];
+        char hex[33];
+        size_t left = hex_digits - i, n = left < 32 ? left : 32;
+        random_bytes(bytes, (n + 1) / 2);
+        encode_hex(bytes, (n + 1) / 2, hex);
+        memcpy(text + i, hex, n);
+        i += n;
     }
     text[hex_digits] = 0;
 }

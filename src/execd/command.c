@@ -55,6 +55,7 @@ static void forget(struct command *c) {
     if (c->node.next) {
         list_remove(&c->node);
         c->e->history_count--;
+        c->e->history_bytes -= strlen(c->content);
     }
     output_clear(&c->output);
     free(c->content);
@@ -68,7 +69,8 @@ static void forget_old(struct execd *e) {
         struct command *c = LIST_ENTRY(node, struct command, node);
         if (c->run || !list_empty(&c->output.readers))
             continue;
-        if (e->history_count < EXECD_COMMANDS_MAX && c->finished_us > since)
+        if (e->history_count < EXECD_COMMANDS_MAX && e->history_bytes < EXECD_TEXTS_MAX &&
+            c->finished_us > since)
             return;
         forget(c);
     }
@@ -95,6 +97,7 @@ static struct command *new_command(struct execd *e, const struct command_spec *s
         goto failed;
     list_push_back(&e->history, &c->node);
     e->history_count++;
+    e->history_bytes += strlen(content);
     return c;
 failed:
     free(content);

@@ -28,6 +28,7 @@ enum {
     EXECD_JSON_MAX = 64 << 20, // buffered request bodies
     EXECD_STREAM_BUFFER = 256 * 1024,
     EXECD_COMMANDS_MAX = 4096, // records of finished commands
+    EXECD_TEXTS_MAX = 8 << 20, // bytes of their texts
     EXECD_SESSIONS_MAX = 1024, // and as many PTYs
     EXECD_PATH_SIZE = 4096
 };
@@ -49,22 +50,22 @@ enum {
 struct execd {
     struct loop loop;
     struct http_server *http;
-    struct workers *workers;      // NULL until the first execd_workers()
-    unsigned port;                // of the TCP listener, 0: none
-    bool guarded;                 // a token is demanded
-    uint8_t token[SHA256_SIZE];   // its SHA-256
-    struct reaper reaper;         // children, orphans
-    struct output_space outputs;  // of all spools
-    struct map commands;          // struct command by id
-    struct map sessions;          // struct session by id
-    struct map ptys;              // struct pty by id
-    struct http_upstreams *proxy; // of execd/proxy.c
-    char cwd[EXECD_PATH_SIZE];    // at the start: base of relative paths
-    char *scratch;                // EXECD_SCRATCH bytes, free between any two callbacks
-    struct init *init;            // NULL unless we are the sandbox's init (execd/init.h)
-    uint64_t nofile_soft;         // limit of descriptors that children get, as we found it
-    struct list history;          // struct command, oldest first
-    size_t history_count;
+    struct workers *workers;             // NULL until the first execd_workers()
+    unsigned port;                       // of the TCP listener, 0: none
+    bool guarded;                        // a token is demanded
+    uint8_t token[SHA256_SIZE];          // its SHA-256
+    struct reaper reaper;                // children, orphans
+    struct output_space outputs;         // of all spools
+    struct map commands;                 // struct command by id
+    struct map sessions;                 // struct session by id
+    struct map ptys;                     // struct pty by id
+    struct http_upstreams *proxy;        // of execd/proxy.c
+    char cwd[EXECD_PATH_SIZE];           // at the start: base of relative paths
+    char *scratch;                       // EXECD_SCRATCH bytes, free between any two callbacks
+    struct init *init;                   // NULL unless we are the sandbox's init (execd/init.h)
+    uint64_t nofile_soft;                // limit of descriptors that children get, as we found it
+    struct list history;                 // struct command, oldest first
+    size_t history_count, history_bytes; // records; what the commands' texts take
     struct usage usage; // last reading of metrics/, and the share of the processor since the
     double busy;        // one before
     bool stopping;

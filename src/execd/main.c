@@ -20,14 +20,23 @@
 #include "io/signals.h"
 #include "io/stream.h"
 
-enum { BACKLOG = 1024, DRAIN_MS = 5000, WORKERS = 4, WORKERS_QUEUE = 1024, USAGE = 2 };
+enum {
+    BACKLOG = 1024,
+    DRAIN_MS = 5000,
+    GRACE_MS = 3000,
+    WORKERS = 4,
+    WORKERS_QUEUE = 1024,
+    USAGE = 2
+};
 
 struct program {
     struct execd e;
     struct options options;
     struct arena arena;
     struct signal_watch stop[2]; // plain mode
-    size_t rooms;                // that were started
+    struct timer grace;
+    bool drained;
+    size_t rooms; // that were started
     char output_dir[EXECD_PATH_SIZE];
 };
 
@@ -127,22 +136,43 @@ static int start_server(struct program *p, struct error *err) {
     return 0;
 }
 
-static void on_drained(void *arg) {
-    loop_stop(arg);
+static void stop_if_quiet(struct program *p) {
+    if (p->drained && !p->e.reaper.running)
+        loop_stop(&p->e.loop);
 }
 
-// SIGTERM: no new requests, running commands are told, and what still answers may end within 5 s.
+static void on_drained(void *arg) {
+    struct program *p = arg;
+    p->drained = true;
+    stop_if_quiet(p);
+}
+
+static void on_quiet(struct reaper *r) {
+    stop_if_quiet(CONTAINER_OF(r, struct program, e.reaper));
+}
+
+static void on_give_up(struct timer *t) {
+    loop_stop(t->loop);
+}
+
+static void on_grace_over(struct timer *t) {
+    struct program *p = CONTAINER_OF(t, struct program, grace);
+    reaper_signal(&p->e.reaper, SIGKILL);
+    timer_start(t->loop, t, DRAIN_MS - GRACE_MS, on_give_up);
+}
+
+// SIGTERM: no new requests; what runs is told to end, and killed 3 s later, so that streams get
+// their last event; 5 s are the end of all.
 static void on_stop(struct signal_watch *w, int number) {
     struct program *p = CONTAINER_OF(w - (number == SIGINT), struct program, stop[0]);
     if (p->e.stopping)
         return;
     p->e.stopping = true;
     log_info("stopping");
-    http_server_drain(p->e.http, DRAIN_MS, on_drained, &p->e.loop);
-    for (size_t i = p->rooms; i-- > 0;)
-        if (execd_rooms[i].stop)
-            execd_rooms[i].stop(&p->e);
-    p->rooms = 0;
+    p->e.reaper.quiet = on_quiet;
+    timer_start(&p->e.loop, &p->grace, GRACE_MS, on_grace_over);
+    reaper_signal(&p->e.reaper, SIGTERM);
+    http_server_drain(p->e.http, DRAIN_MS, on_drained, p);
 }
 
 static int start_init(struct program *p, struct error *err) {
@@ -192,6 +222,7 @@ static int finish(struct program *p) {
     for (size_t i = p->rooms; i-- > 0;)
         if (execd_rooms[i].stop)
             execd_rooms[i].stop(e);
+    timer_stop(&p->grace);
     workers_free(e->workers);
     init_free(e->init);
     for (size_t i = 0; i < ARRAY_SIZE(p->stop); i++)

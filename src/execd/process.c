@@ -49,8 +49,11 @@ static bool reap_one(struct reaper *r) {
     struct exit_status status = {.code = -1};
     *(info.si_code == CLD_EXITED ? &status.code : &status.signal) = info.si_status;
     list_remove(&p->node);
+    r->running--;
     if (p->ended)
         p->ended(p, status);
+    if (!r->running && r->quiet)
+        r->quiet(r);
     return true;
 }
 
@@ -81,6 +84,12 @@ int reaper_start(struct reaper *r, struct loop *l, struct error *err) {
                : 0;
 }
 
+void reaper_signal(struct reaper *r, int signal_number) {
+    for (size_t i = 0; i < REAPER_BUCKETS; i++)
+        LIST_EACH(&r->known[i], node)
+    process_kill_group(LIST_ENTRY(node, struct process, node), signal_number);
+}
+
 void reaper_stop(struct reaper *r) {
     signal_watch_stop(&r->child);
     loop_cancel(r->loop, &r->again);
@@ -98,7 +107,9 @@ int process_start(struct execd *e, struct process *p, const struct spawn *s, str
     (void)snprintf(path, sizeof path, "/proc/%d/oom_score_adj", p->pid);
     (void)snprintf(score, sizeof score, "%d", OOM_SCORE_RAISE);
     (void)fd_write_text(AT_FDCWD, path, score, &ignored); // without /proc it is not raised
-    list_push_back(bucket(&e->reaper, p->pid), &p->node);
+    p->reaper = &e->reaper;
+    list_push_back(bucket(p->reaper, p->pid), &p->node);
+    p->reaper->running++;
     return 0;
 }
 
@@ -108,7 +119,10 @@ void process_kill_group(const struct process *p, int signal_number) {
 }
 
 void process_forget(struct process *p) {
+    if (!process_running(p))
+        return;
     list_remove(&p->node);
+    p->reaper->running--;
 }
 
 int process_hold_group(const struct process *p) {

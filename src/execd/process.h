@@ -21,7 +21,8 @@ enum { REAPER_BUCKETS = 256, REAPER_BATCH = 32 };
 // Embedded by its owner, who must process_forget() it before the memory goes.
 struct process {
     struct list node; // in the reaper, while it runs
-    pid_t pid;        // also its process group when started with SPAWN_NEW_GROUP or _SESSION
+    struct reaper *reaper;
+    pid_t pid; // also its process group when started with SPAWN_NEW_GROUP or _SESSION
     void (*ended)(struct process *p,
                   struct exit_status status); // reaped; the pid is free from now on
 };
@@ -32,9 +33,12 @@ struct reaper {
     struct signal_watch child;         // SIGCHLD
     struct loop_task again;            // the rest of a long batch, so that requests get their turn
     uint64_t orphans;                  // reaped that nobody knew
+    unsigned running;                  // known ones
+    void (*quiet)(struct reaper *r);   // the last known one was reaped; may be NULL
 };
 int reaper_start(struct reaper *r, struct loop *l, struct error *err);
 void reaper_stop(struct reaper *r);
+void reaper_signal(struct reaper *r, int signal_number); // to the groups of all known ones
 
 // Spawns and watches. Its signals and limits are the defaults, its OOM score is raised after the
 // exec, so that the kernel prefers it to execd. err as of spawn_start().

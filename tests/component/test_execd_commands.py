@@ -303,15 +303,35 @@ def test_pings_keep_the_stream_alive():
         assert [x["type"] for x in events] == ["init", "ping", "ping", "execution_complete"]
 
 
-def test_stop_ends_in_order():
+def test_stop_ends_streams_with_their_last_event():
     with Execd() as e:
+        e.background("trap 'echo bye >%s/bye; exit' TERM; while :; do sleep 0.05; done" % e.dir.name)
         c, r = e.open("POST", "/command", {"command": "echo hi; sleep 60"})
-        first = r.readline() + r.readline() + r.readline() + r.readline()
+        first = b"".join(r.readline() for _ in range(6))
         os.kill(e.pid, signal.SIGTERM)
-        assert e.wait(6) == 0
-        rest = r.read()
-        assert b"ping" in first and (b"execution_complete" not in rest)
+        took, code = milliseconds(lambda: e.wait(6))
+        assert code == 0 and took < 2500
+        assert parse_events(first + r.read())[-1]["error"]["traceback"] == ["signal: terminated"]
+        assert os.path.exists(e.dir.name + "/bye")
+        assert "left open" not in e.output()
         c.close()
+
+
+def test_stop_kills_what_does_not_listen():
+    with Execd() as e:
+        command = e.background("trap '' TERM; echo $$; while :; do sleep 0.05; done")
+        pid = int(wait_until(lambda: e.logs(command).body, "its pid"))
+        took, code = milliseconds(e.stop)
+        assert code == 0 and 2900 < took < 5000 and not os.path.exists(f"/proc/{pid}")
+
+
+def test_records_are_bounded_by_the_texts_of_commands():
+    with Execd() as e:
+        first = e.background("true")
+        for i in range(10):
+            e.run(": " + "x" * 1_000_000)
+        assert e.request("GET", f"/command/status/{first}").status == 404
+        assert e.rss_kib() < 24 * 1024
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
