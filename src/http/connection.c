@@ -228,7 +228,7 @@ static void finish_if_over(struct http_connection *c) {
 // After some bytes of the current message were parsed.
 static void advance(struct http_connection *c) {
     struct http_call *call = c->call;
-    if (call->head_done && !call->routed)
+    if (call->head_done && !call->routed && !call->ended)
         http_route_call(call);
     if (!call->handled && !call->ended) {
         if (call->too_large)

@@ -316,12 +316,11 @@ static int on_head(struct h1 *parser, const struct http_head *head) {
 // Bytes stay where they were read; small pieces close up, so that many of them are one write.
 static void on_piece(struct h1 *parser, const char *data, size_t len) {
     struct proxy *p = of(parser);
-    bool adjacent = data == p->run + p->run_len;
-    if (p->run_len && !adjacent && len > MERGE_MAX)
+    if (p->run_len && data != p->run + p->run_len && len > MERGE_MAX)
         pass_run(p);
     if (!p->run_len)
         p->run = (char *)data; // of the buffer in receive()
-    else if (!adjacent)
+    else if (data != p->run + p->run_len)
         memmove(p->run + p->run_len, data, len);
     p->run_len += len;
 }

@@ -11,6 +11,7 @@
 enum {
     // The largest head (target and fields, ours added) and one piece of a body behind it.
     OUT_MAX = H1_TARGET_MAX + H1_HEAD_BYTES_MAX + 512 * 1024,
+    OUT_KEPT = 16 * 1024, // by an idle connection
     TUNNEL_BUFFER = 64 * 1024,
     PIECES_MAX = 3
 };
@@ -132,6 +133,8 @@ void upstream_put(struct upstream_link *link) {
         upstream_drop(link);
         return;
     }
+    if (link->out.capacity > OUT_KEPT)
+        strbuf_free(&link->out);
     link->used = true;
     link->idle_since_ms = clock_boot_ms();
     stream_set_owner(link->stream, on_idle_ready, link);

@@ -569,6 +569,14 @@ static void a_broken_request_body_is_not_completed(void **state) {
     rig_close(&r);
 }
 
+static void a_body_broken_at_once_is_not_passed_on(void **state) {
+    OPEN(0);
+    say(r.client, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    begins(head(&r, r.client), "HTTP/1.1 400 ");
+    assert_int_equal(r.dials, 0);
+    rig_close(&r);
+}
+
 static void the_upstream_may_be_freed_at_any_time(void **state) {
     OPEN(.settings = {.connections_max = 1, .waiting_max = 8});
     int second = rig_client(&r);
@@ -637,6 +645,7 @@ int main(void) {
         LOOP_TEST(client_gone_while_waiting),
         LOOP_TEST(client_gone_cancels_the_upstream),
         LOOP_TEST(a_broken_request_body_is_not_completed),
+        LOOP_TEST(a_body_broken_at_once_is_not_passed_on),
         LOOP_TEST(the_upstream_may_be_freed_at_any_time),
         LOOP_TEST(the_upstream_may_be_freed_while_it_is_dialled),
     };
