@@ -25,6 +25,11 @@ void handle_snapshot_list(struct http_exchange *x);
 void handle_snapshot_get(struct http_exchange *x);
 void handle_snapshot_delete(struct http_exchange *x);
 
+void handle_diagnostics_logs(struct http_exchange *x);
+void handle_diagnostics_inspect(struct http_exchange *x);
+void handle_diagnostics_events(struct http_exchange *x);
+void handle_diagnostics_summary(struct http_exchange *x);
+
 void handle_not_built(struct http_exchange *x); // 501
 void handle_template(struct http_exchange *x);  // 501, templates are another backend's
 

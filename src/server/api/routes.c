@@ -24,6 +24,9 @@ static const char proxy_codes[] = "%::SANDBOX_NOT_FOUND %::INVALID_PORT SANDBOX:
                                   "MISSING_OR_INVALID_EXECD_TOKEN MISSING_OR_INVALID_SECURE_ACCESS "
                                   "BACKEND_CONNECTION_FAILED BACKEND_RESPONSE_FAILED "
                                   "BACKEND_TIMEOUT OVERLOADED";
+static const char diagnostics_codes[] = "INVALID_REQUEST %::SANDBOX_NOT_FOUND OVERLOADED";
+static const char diagnostics_scoped[] =
+    "INVALID_REQUEST DIAGNOSTICS_SCOPE_UNSUPPORTED %::SANDBOX_NOT_FOUND OVERLOADED";
 static const char later[] = "SANDBOX::NOT_IMPLEMENTED";
 static const char templates[] = "FSB::API_NOT_SUPPORTED";
 
@@ -63,10 +66,13 @@ static const struct http_route routes[] = {
     {"GET", "/snapshots/{snapshot_id}", handle_snapshot_get, BUFFERED, 0, "SNAPSHOT::NOT_FOUND"},
     {"DELETE", "/snapshots/{snapshot_id}", handle_snapshot_delete, BUFFERED, 0,
      "SNAPSHOT::NOT_FOUND SNAPSHOT::INVALID_STATE SNAPSHOT::DELETE_CONFLICT"},
-    {"GET", SANDBOX "/diagnostics/logs", handle_not_built, BUFFERED, 0, later},
-    {"GET", SANDBOX "/diagnostics/inspect", handle_not_built, BUFFERED, 0, later},
-    {"GET", SANDBOX "/diagnostics/events", handle_not_built, BUFFERED, 0, later},
-    {"GET", SANDBOX "/diagnostics/summary", handle_not_built, BUFFERED, 0, later},
+    {"GET", SANDBOX "/diagnostics/logs", handle_diagnostics_logs, BUFFERED, 0, diagnostics_scoped},
+    {"GET", SANDBOX "/diagnostics/inspect", handle_diagnostics_inspect, BUFFERED, 0,
+     diagnostics_codes},
+    {"GET", SANDBOX "/diagnostics/events", handle_diagnostics_events, BUFFERED, 0,
+     diagnostics_scoped},
+    {"GET", SANDBOX "/diagnostics/summary", handle_diagnostics_summary, BUFFERED, 0,
+     diagnostics_codes},
     {"GET", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
     {"PUT", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
     {"PATCH", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},

@@ -1,8 +1,8 @@
 // The interface of a runtime (docs/architecture.md section 5), in the domain's words, not an
 // engine's. Every call except watch() is blocking and runs on a worker; input is immutable; output
 // is written on success only; 0, or -1 with *err set. Calls for one sandbox never overlap (the
-// registry serialises them); calls for different sandboxes run in parallel, so an implementation
-// locks its own shared state.
+// registry serialises them) but for logs(), facts() and dial(), which come at any time; calls for
+// different sandboxes run in parallel, so an implementation locks its own shared state.
 #ifndef SERVER_RUNTIME_RUNTIME_H
 #define SERVER_RUNTIME_RUNTIME_H
 
@@ -126,6 +126,9 @@ struct runtime_ops {
                            struct error *err);
     int (*inspect)(struct runtime *r, const char *id, struct inspection *ret, struct error *err);
     int (*logs)(struct runtime *r, const char *id, struct strbuf *ret, struct error *err);
+    // What only the runtime knows, as lines of a diagnosis: "IP Address" = "10.200.0.7". Names of
+    // at most 15 bytes, no secrets. May be NULL.
+    int (*facts)(struct runtime *r, const char *id, struct pairs *ret, struct error *err);
     // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd.
     // Microseconds.
     int (*dial)(struct runtime *r, const char *id, unsigned port, int *ret_fd, struct error *err);

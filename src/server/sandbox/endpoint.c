@@ -1,9 +1,9 @@
-// Reaching a sandbox: requests held while it is Pending, connections to its ports, its log.
+// Reaching a sandbox: requests held while it is Pending, connections to its ports.
 #include "base/cleanup.h"
 #include "server/errors.h"
 #include "server/sandbox/domain.h"
 
-enum { HOLD_MS = 10000, LOG_MAX = 8 * 1024 * 1024 };
+enum { HOLD_MS = 10000 };
 
 // ---- holds ----
 
@@ -61,7 +61,7 @@ void holds_release(struct sandbox *sb) {
         hold_end(LIST_ENTRY(node, struct hold, node));
 }
 
-// ---- runtime calls that belong to no operation: they wait for nobody and change nothing ----
+// ---- a dial belongs to no operation: it waits for nobody and changes nothing ----
 
 struct call {
     struct job job;
@@ -69,10 +69,8 @@ struct call {
     char id[SANDBOX_ID_SIZE];
     unsigned port;
     int fd;
-    struct strbuf log;
     struct error error;
     void (*dialled)(int fd, const struct error *err, void *arg);
-    void (*logged)(const char *text, size_t len, const struct error *err, void *arg);
     void *arg;
 };
 
@@ -90,8 +88,7 @@ static void dial_done(struct job *job) {
     free(c);
 }
 
-static struct call *call_new(struct domain *d, const char *id, void (*run)(struct job *),
-                             void (*done)(struct job *), struct error *err) {
+static struct call *call_new(struct domain *d, const char *id, struct error *err) {
     struct call *c = calloc(1, sizeof *c);
     if (!c) {
         (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
@@ -99,8 +96,7 @@ static struct call *call_new(struct domain *d, const char *id, void (*run)(struc
     }
     c->domain = d;
     c->fd = -1;
-    c->job = (struct job){.run = run, .done = done};
-    strbuf_init(&c->log, LOG_MAX);
+    c->job = (struct job){.run = dial_run, .done = dial_done};
     (void)snprintf(c->id, sizeof c->id, "%s", id);
     return c;
 }
@@ -121,7 +117,7 @@ void lifecycle_dial(struct domain *d, const char *id, unsigned port,
                            sandbox_state_name(sb->state));
         sb = NULL;
     }
-    struct call *c = sb ? call_new(d, id, dial_run, dial_done, &err) : NULL;
+    struct call *c = sb ? call_new(d, id, &err) : NULL;
     if (c) {
         c->port = port;
         c->dialled = done;
@@ -129,32 +125,4 @@ void lifecycle_dial(struct domain *d, const char *id, unsigned port,
     }
     if (!c || call_submit(c, &err) < 0)
         done(-1, &err, arg);
-}
-
-static void logs_run(struct job *job) {
-    struct call *c = CONTAINER_OF(job, struct call, job);
-    struct runtime *r = c->domain->settings.runtime;
-    (void)r->ops->logs(r, c->id, &c->log, &c->error); // c->error says it
-}
-
-static void logs_done(struct job *job) {
-    struct call *c = CONTAINER_OF(job, struct call, job);
-    c->domain->inflight--;
-    c->logged(c->log.data, c->log.len, c->error.kind ? &c->error : NULL, c->arg);
-    strbuf_free(&c->log);
-    free(c);
-}
-
-void lifecycle_logs(struct domain *d, const char *id,
-                    void (*done)(const char *text, size_t len, const struct error *err, void *arg),
-                    void *arg) {
-    struct error err = {0};
-    struct call *c =
-        domain_sandbox(d, id, &err) ? call_new(d, id, logs_run, logs_done, &err) : NULL;
-    if (c) {
-        c->logged = done;
-        c->arg = arg;
-    }
-    if (!c || call_submit(c, &err) < 0)
-        done("", 0, &err, arg);
 }

@@ -75,9 +75,6 @@ void lifecycle_renew(struct domain *d, const char *id, int64_t expires_us, lifec
 // Entries with value NULL are removed (RFC 7396). Validated by the caller.
 void lifecycle_patch_metadata(struct domain *d, const char *id, const struct pairs *patch,
                               lifecycle_done_fn *done, void *arg);
-void lifecycle_logs(struct domain *d, const char *id,
-                    void (*done)(const char *text, size_t len, const struct error *err, void *arg),
-                    void *arg);
 
 // ---- reaching a sandbox ----
 // err kinds: as runtime->dial. fd is the callee's.

@@ -153,6 +153,9 @@ static int f_inspect(struct runtime *r, const char *id, struct inspection *ret, 
 static int f_logs(struct runtime *r, const char *id, struct strbuf *ret, struct error *err) {
     return enter(fake_of(r), FAKE_LOGS, NULL, err) < 0 ? -1 : strbuf_addf(ret, "log of %s", id);
 }
+static int f_facts(struct runtime *r, const char *id, struct pairs *ret, struct error *err) {
+    return enter(fake_of(r), FAKE_FACTS, NULL, err) < 0 ? -1 : pairs_add(ret, "Name", id);
+}
 static int f_dial(struct runtime *r, const char *id, unsigned port, int *ret_fd,
                   struct error *err) {
     (void)id;
@@ -229,6 +232,7 @@ static const struct runtime_ops ops = {.name = "fake",
                                        .resume = f_resume,
                                        .inspect = f_inspect,
                                        .logs = f_logs,
+                                       .facts = f_facts,
                                        .dial = f_dial,
                                        .watch = f_watch,
                                        .stop = f_stop,

@@ -19,6 +19,7 @@ enum fake_call {
     FAKE_RESUME,
     FAKE_INSPECT,
     FAKE_LOGS,
+    FAKE_FACTS,
     FAKE_DIAL,
     FAKE_SNAPSHOT,
     FAKE_SNAPSHOT_REMOVE,
@@ -40,7 +41,7 @@ void fake_busy_snapshots(struct runtime *r, bool busy); // removals answer EBUSY
 void fake_put(struct runtime *r, const char *id);       // as if it had been provisioned
 // dial() answers with the descriptor that this gives, on a worker; default: a copy of descriptor 0.
 void fake_dial(struct runtime *r, int (*dial)(unsigned port));
-void fake_images(struct runtime *r, bool ready);        // image_ready() answers that; default true
+void fake_images(struct runtime *r, bool ready); // image_ready() answers that; default true
 void fake_inspection(struct runtime *r, const struct inspection *i);               // default: alive
 void fake_exit(struct runtime *r, const char *id, int code, int signal, bool oom); // and the event
 

@@ -502,52 +502,6 @@ static void test_delete_answers_in_time(void **state) {
     world_close(&w);
 }
 
-static void logged(const char *text, size_t len, const struct error *err, void *arg) {
-    *(int *)arg = err ? -1 : (int)len;
-    assert_true(err || strncmp(text, "log of ", 7) == 0);
-}
-static void dialled(int fd, const struct error *err, void *arg) {
-    *(int *)arg = err ? err->status : 1;
-    if (fd >= 0)
-        (void)close(fd);
-}
-static void held(const struct sandbox *sb, void *arg) {
-    *(int *)arg = sb ? 1 + (int)sb->state : -1;
-}
-
-static void test_reaching(void **state) {
-    (void)state;
-    struct world w;
-    struct answer a, gone = {0};
-    int hold = 0, cancelled = 0, dial = 0, log = 0, none = 0, hold_gone = 0;
-    world_open(&w);
-    fake_hold(w.runtime, FAKE_PROVISION, true);
-    (void)test_create(&w, &a, 0, 0);
-    UNTIL(&w, a.times);
-    assert_non_null(lifecycle_hold(w.domain, a.id, held, &hold));
-    lifecycle_hold_cancel(lifecycle_hold(w.domain, a.id, held, &cancelled));
-    lifecycle_dial(w.domain, a.id, 80, dialled, &none);
-    assert_int_equal(none, 409);
-    fake_hold(w.runtime, FAKE_PROVISION, false);
-    UNTIL(&w, hold);
-    assert_int_equal(hold, 1 + SANDBOX_RUNNING);
-    assert_int_equal(cancelled, 0);
-    lifecycle_dial(w.domain, a.id, 80, dialled, &dial);
-    lifecycle_logs(w.domain, a.id, logged, &log);
-    UNTIL(&w, dial && log);
-    assert_int_equal(dial, 1);
-    fake_hold(w.runtime, FAKE_PROVISION, true);
-    (void)test_create(&w, &a, 0, 0);
-    UNTIL(&w, a.times);
-    (void)lifecycle_hold(w.domain, a.id, held, &hold_gone);
-    lifecycle_delete(w.domain, a.id, answered, &gone);
-    assert_int_equal(hold_gone, -1);
-    (void)lifecycle_hold(w.domain, a.id, held, &hold_gone);
-    fake_hold(w.runtime, FAKE_PROVISION, false);
-    UNTIL(&w, gone.times);
-    world_close(&w);
-}
-
 static void test_tokens(void **state) {
     (void)state;
     struct world w;
@@ -597,7 +551,6 @@ int main(void) {
         cmocka_unit_test(test_exit_while_deleting),
         cmocka_unit_test(test_teardown_is_tried_again),
         cmocka_unit_test(test_delete_answers_in_time),
-        cmocka_unit_test(test_reaching),
         cmocka_unit_test(test_tokens),
         cmocka_unit_test(test_stop_under_load),
     };

@@ -16,7 +16,7 @@
 
 #include "base/fd.h"
 #include "base/path.h"
-#include "server/runtime/oci/volume.h"
+#include "server/runtime/oci/volume/volume.h"
 
 static char base[32];
 static const char *allowed[] = {base, NULL};

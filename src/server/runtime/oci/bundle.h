@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "base/strbuf.h"
-#include "server/runtime/oci/volume.h"
+#include "server/runtime/oci/volume/volume.h"
 
 enum { BUNDLE_GROUPS_MAX = 64, BUNDLE_MAX = 512 * 1024 };
 #define BUNDLE_EXECD "/opt/opensandbox/bin/execd"

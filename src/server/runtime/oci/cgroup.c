@@ -322,6 +322,23 @@ int cgroup_oom_kills(const struct cgroups *c, const char *id, uint64_t *ret) {
     return -1;
 }
 
+static int read_number(const struct cgroups *c, int tree, const char *id, const char *file,
+                       uint64_t *ret) {
+    char text[32];
+    struct error err;
+    return name_ok(id) && !read_control(c, tree, id, file, text, sizeof text, &err)
+               ? parse_u64(text, 0, UINT64_MAX, ret)
+               : -1;
+}
+
+int cgroup_memory(const struct cgroups *c, const char *id, uint64_t *ret) {
+    return read_number(c, c->memory, id, c->v2 ? "memory.current" : "memory.usage_in_bytes", ret);
+}
+
+int cgroup_processes(const struct cgroups *c, const char *id, uint64_t *ret) {
+    return read_number(c, c->pids, id, "pids.current", ret);
+}
+
 // Pids of cgroup.procs of one group, each killed. A pid of 0 is a process outside our pid
 // namespace: not ours to see.
 static int kill_listed(int dir) {

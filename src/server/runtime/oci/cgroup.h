@@ -55,6 +55,9 @@ bool cgroup_frozen(const struct cgroups *c, const char *id);
 // Times that the kernel killed for want of memory. The event of v1 also fires on rmdir, so only the
 // counter is read.
 int cgroup_oom_kills(const struct cgroups *c, const char *id, uint64_t *ret);
+// Bytes in use, and processes. -1: not known.
+int cgroup_memory(const struct cgroups *c, const char *id, uint64_t *ret);
+int cgroup_processes(const struct cgroups *c, const char *id, uint64_t *ret);
 // SIGKILL to every process of the group, then a thaw. Returns how many were signalled, 0 for an
 // unknown id.
 int cgroup_kill(const struct cgroups *c, const char *id);

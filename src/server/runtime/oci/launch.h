@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/handoff.h"
 #include "server/runtime/oci/cgroup.h"
-#include "server/runtime/oci/volume.h"
+#include "server/runtime/oci/volume/volume.h"
 
 struct launcher { // the same for all sandboxes
     const struct cgroups *cgroups;

@@ -16,7 +16,7 @@
 #include <sys/types.h>
 
 #include "base/error.h"
-#include "server/runtime/oci/volume.h"
+#include "server/runtime/oci/volume/volume.h"
 
 struct layer {
     int lower;                      // directory descriptor of the image's root

@@ -268,6 +268,9 @@ static int oci_inspect(struct runtime *r, const char *id, struct inspection *ret
 static int oci_logs(struct runtime *r, const char *id, struct strbuf *ret, struct error *err) {
     return sandbox_logs(self(r), id, ret, err);
 }
+static int oci_facts(struct runtime *r, const char *id, struct pairs *ret, struct error *err) {
+    return sandbox_facts(self(r), id, ret, err);
+}
 static int oci_dial(struct runtime *r, const char *id, unsigned port, int *ret_fd,
                     struct error *err) {
     return sandbox_dial(self(r), id, port, ret_fd, err);
@@ -343,6 +346,7 @@ static const struct runtime_ops ops = {.name = "oci",
                                        .snapshot_remove = oci_snapshot_remove,
                                        .inspect = oci_inspect,
                                        .logs = oci_logs,
+                                       .facts = oci_facts,
                                        .dial = oci_dial,
                                        .watch = oci_watch,
                                        .stop = oci_stop,

@@ -247,11 +247,6 @@ int sandbox_inspect(struct oci *o, const char *id, struct inspection *ret, struc
     return 0;
 }
 
-int sandbox_logs(struct oci *o, const char *id, struct strbuf *ret, struct error *err) {
-    struct box *b = need(o, id, err);
-    return b ? exit_logs(b->dir, ret, err) : -1;
-}
-
 // ---- adoption ----
 
 struct saved {

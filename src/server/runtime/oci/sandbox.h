@@ -72,6 +72,7 @@ int sandbox_pause(struct oci *o, const char *id, struct error *err);
 int sandbox_resume(struct oci *o, const char *id, struct error *err);
 int sandbox_inspect(struct oci *o, const char *id, struct inspection *ret, struct error *err);
 int sandbox_logs(struct oci *o, const char *id, struct strbuf *ret, struct error *err);
+int sandbox_facts(struct oci *o, const char *id, struct pairs *ret, struct error *err);
 int sandbox_dial(struct oci *o, const char *id, unsigned port, int *ret_fd, struct error *err);
 
 // Provisions with a given root (also for the probe of start(), which stands on nothing).

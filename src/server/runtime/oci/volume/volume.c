@@ -1,4 +1,4 @@
-#include "server/runtime/oci/volume.h"
+#include "server/runtime/oci/volume/volume.h"
 
 #include <errno.h>
 #include <fcntl.h>
