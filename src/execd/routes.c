@@ -18,8 +18,9 @@
 
 // A file route, and the same for another user of the sandbox (compat-1.1.1.md E13).
 #define FILES(method, path, handle, body, codes)                                                   \
-    {method, path, handle, body, 0, codes}, {                                                      \
-        method, "/v1/filesystem/{uid}/{gid}" path, handle, body, 0, codes " " CODE_IDENTITY        \
+    {method, path, handle, body, 0, codes " " CODE_RUNTIME " " CODE_UNAVAILABLE}, {                \
+        method, "/v1/filesystem/{uid}/{gid}" path, handle, body, 0,                                \
+            codes " " CODE_BODY " " CODE_RUNTIME " " CODE_UNAVAILABLE " " CODE_IDENTITY            \
     }
 
 // The one table (execd.md 2.2). A block for each file; first match wins.
@@ -30,29 +31,27 @@ static const struct http_route routes[] = {
     {"POST", "/command", handle_command, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
     {"DELETE", "/command", handle_interrupt, BUFFERED, 0, CODE_QUERY " " CODE_RUNTIME},
     {"GET", "/command/status/{id}", handle_command_status, BUFFERED, 0, CODE_BODY},
-    {"GET", "/command/{id}/logs", handle_command_logs, BUFFERED, 0, CODE_BODY},
+    {"GET", "/command/{id}/logs", handle_command_logs, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
 
     // files/
-    FILES("GET", "/files/info", handle_files_info, BUFFERED, CODE_NOT_FOUND " " CODE_RUNTIME),
-    FILES("DELETE", "/files", handle_files_delete, BUFFERED, CODE_RUNTIME),
-    FILES("POST", "/files/mv", handle_files_mv, BUFFERED,
-          CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
+    FILES("GET", "/files/info", handle_files_info, BUFFERED, CODE_NOT_FOUND),
+    FILES("DELETE", "/files", handle_files_delete, BUFFERED, ""),
+    FILES("POST", "/files/mv", handle_files_mv, BUFFERED, CODE_BODY " " CODE_NOT_FOUND),
     FILES("POST", "/files/permissions", handle_files_permissions, BUFFERED,
-          CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
-    FILES("GET", "/files/search", handle_files_search, BUFFERED,
-          CODE_QUERY " " CODE_NOT_FOUND " " CODE_RUNTIME),
-    FILES("POST", "/files/replace", handle_files_replace, BUFFERED,
-          CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
+          CODE_BODY " " CODE_NOT_FOUND),
+    FILES("GET", "/files/search", handle_files_search, BUFFERED, CODE_QUERY " " CODE_NOT_FOUND),
+    FILES("POST", "/files/replace", handle_files_replace, BUFFERED, CODE_BODY " " CODE_NOT_FOUND),
     FILES("POST", "/files/upload", handle_files_upload, STREAMED,
-          CODE_FILE " " CODE_CONTENT " " CODE_METADATA " " CODE_RUNTIME),
+          CODE_FILE " " CODE_CONTENT " " CODE_METADATA),
     FILES("GET", "/files/download", handle_files_download, BUFFERED,
-          CODE_QUERY " " CODE_BODY " " CODE_FILE " " CODE_NOT_FOUND " " CODE_UNKNOWN
-                     " " CODE_RUNTIME),
+          CODE_QUERY " " CODE_BODY " " CODE_FILE " " CODE_NOT_FOUND " " CODE_UNKNOWN),
     FILES("GET", "/directories/list", handle_directories_list, BUFFERED,
-          CODE_QUERY " " CODE_BODY " " CODE_NOT_FOUND " " CODE_RUNTIME),
-    FILES("POST", "/directories", handle_directories_make, BUFFERED, CODE_BODY " " CODE_RUNTIME),
-    FILES("DELETE", "/directories", handle_directories_delete, BUFFERED,
-          CODE_BODY " " CODE_RUNTIME),
+          CODE_QUERY " " CODE_BODY " " CODE_NOT_FOUND),
+    FILES("POST", "/directories", handle_directories_make, BUFFERED, CODE_BODY),
+    FILES("DELETE", "/directories", handle_directories_delete, BUFFERED, CODE_BODY),
+    {"GET", "/files/watch", handle_files_watch, BUFFERED, 0,
+     CODE_QUERY " " CODE_NOT_FOUND " " CODE_RUNTIME " " CODE_UNAVAILABLE},
+
     // shell/session.c
     {"POST", "/session", handle_session_create, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
     {"POST", "/session/{id}/run", handle_session_run, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
@@ -69,11 +68,8 @@ static const struct http_route routes[] = {
     {"*", "/proxy/{port}/*", handle_proxy, STREAMED, 0, CODE_BODY " " CODE_RUNTIME},
     {"*", "/proxy/", handle_proxy_no_port, BUFFERED, 0, ""},
 
-    {"GET", "/files/watch", handle_files_watch, BUFFERED, 0,
-     CODE_QUERY " " CODE_NOT_FOUND " " CODE_RUNTIME},
-
     // metrics/
-    {"GET", "/metrics", handle_metrics, BUFFERED, 0, CODE_RUNTIME},
+    {"GET", "/metrics", handle_metrics, BUFFERED, 0, CODE_RUNTIME " " CODE_UNAVAILABLE},
     {"GET", "/metrics/watch", handle_metrics_watch, BUFFERED, 0, CODE_RUNTIME},
 
     // code contexts: later

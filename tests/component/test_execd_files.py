@@ -426,6 +426,13 @@ def test_e13_the_kernel_decides(execd, work):
     assert upload(execd, meta(work / "mine"), file(b"x"), prefix=NOBODY).status == 200
     assert owner(work / "mine") == (65534, 65534)
     assert download(execd, work / "mine", {"Range": "bytes=0-0"}, prefix=NOBODY).status == 206
+    assert upload(execd, file(b"early"), meta(work / "late"), prefix=NOBODY).status == 200
+    assert owner(work / "late") == (65534, 65534)
+    os.chmod(work / "mine", 0o666)
+    os.chmod(work, 0o755)  # a file that may be written in a directory that may not
+    assert upload(execd, meta(work / "mine"), file(b"again"), prefix=NOBODY).status == 200
+    assert (work / "mine").read_bytes() == b"again"
+    os.chmod(work, 0o777)
     r = upload(execd, meta(work / "given", owner="root"), file(b"x"), prefix=NOBODY)
     assert r.status >= 400 and owner(work / "given")[0] == 65534
     # and execd is root again, on each of its threads

@@ -30,20 +30,26 @@ void files_place_clear(struct files_place *p) {
     files_place_init(p);
 }
 
-int files_place_spool(struct files_place *p, struct error *err) {
-    const char *tmp = getenv("TMPDIR");
-    const char *dir = tmp && *tmp ? tmp : "/tmp";
-    p->fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (p->fd < 0) { // file systems without unnamed files
-        char name[PATH_MAX];
-        if (snprintf(name, sizeof name, "%s/.execd-XXXXXX", dir) < (int)sizeof name)
-            p->fd = mkostemp(name, O_CLOEXEC);
-        if (p->fd >= 0)
-            (void)unlink(name);
-    }
-    return p->fd < 0
-               ? files_error(err, errno == ENOENT ? EIO : errno, "error creating file in", dir)
-               : 0;
+static int open_unnamed(const char *dir) {
+    char name[PATH_MAX];
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || snprintf(name, sizeof name, "%s/.execd-XXXXXX", dir) >= (int)sizeof name)
+        return fd;
+    fd = mkostemp(name, O_CLOEXEC); // file systems without unnamed files
+    if (fd >= 0)
+        (void)unlink(name);
+    return fd;
+}
+
+int files_place_spool(struct files_who *w, struct files_place *p, struct error *err) {
+    const char *tmp = getenv("TMPDIR"), *dir = tmp && *tmp ? tmp : "/tmp";
+    files_who_leave(w); // execd's own directory: the user may have no right there
+    p->fd = open_unnamed(dir);
+    int why = errno;
+    if (files_who_enter(w, err) < 0)
+        return -1;
+    return p->fd < 0 ? files_error(err, why == ENOENT ? EIO : why, "error creating file in", dir)
+                     : 0;
 }
 
 // Where a name leads when it is a link; 1 and *path replaced, 0 when it is none.
@@ -111,7 +117,8 @@ static bool replaceable(const struct files_place *p) {
            !fchmod(p->fd, p->st.st_mode & 07777);
 }
 
-static int open_beside(struct files_place *p, struct error *err, const char *path) {
+static int open_beside(struct files_who *w, struct files_place *p, const char *path,
+                       struct error *err) {
     char random[17];
     random_hex(random, 16);
     (void)snprintf(p->temp, sizeof p->temp, ".opensandbox-%s", random);
@@ -125,8 +132,9 @@ static int open_beside(struct files_place *p, struct error *err, const char *pat
         p->fd = -1;
     }
     p->temp[0] = 0;
-    return p->existing >= 0 ? files_place_spool(p, err)
-                            : files_error(err, why, "error opening destination file", path);
+    return p->existing >= 0 ? files_place_spool(w, p, err)
+                            : files_error(err, why == ENOENT ? EIO : why,
+                                          "error opening destination file", path);
 }
 
 int files_place_open(struct files_who *w, struct files_place *p, const char *path, bool parents,
@@ -141,8 +149,9 @@ int files_place_open(struct files_who *w, struct files_place *p, const char *pat
             return error_wrap(err, "error creating target directory %s", parent);
     }
     if (open_directory(w, p, path) < 0 || open_existing(p) < 0)
-        return files_error(err, errno, "error opening destination file", path);
-    return open_beside(p, err, path);
+        return files_error(err, errno == ENOENT ? EIO : errno, "error opening destination file",
+                           path);
+    return open_beside(w, p, path, err);
 }
 
 int files_place_write(struct files_place *p, const void *data, size_t len) {

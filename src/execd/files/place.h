@@ -24,8 +24,8 @@ struct files_place {
 };
 void files_place_init(struct files_place *p);
 void files_place_clear(struct files_place *p); // and removes what was not put in place
-// An unnamed file in $TMPDIR, for contents whose place is not known yet.
-int files_place_spool(struct files_place *p, struct error *err);
+// An unnamed file in $TMPDIR, of execd itself, for contents whose place is not known yet.
+int files_place_spool(struct files_who *w, struct files_place *p, struct error *err);
 // `path`: absolute. `parents`: directories that are missing are made, with owner and group of
 // `meta`.
 int files_place_open(struct files_who *w, struct files_place *p, const char *path, bool parents,

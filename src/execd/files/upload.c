@@ -84,7 +84,7 @@ static int begin_file(struct upload *u) {
         return error_api(&u->err, 400, CODE_FILE,
                          "more than %d files came before their metadata: send the metadata first",
                          SPOOLS_MAX);
-    return files_place_spool(&u->place, &u->err);
+    return files_place_spool(&u->who, &u->place, &u->err);
 }
 
 static int end_file(struct upload *u) {
