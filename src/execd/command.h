@@ -34,6 +34,10 @@ struct command_spec {
     bool background;
 };
 
+// A request's body (execd.md 3.1, compat-1.1.1.md E3, E4), checked; its texts live as long as body
+// and a. EINVAL naming the member.
+int command_spec_read(struct command_spec *spec, const struct execd *e, struct arena *a,
+                      const json_t *body, struct error *err);
 // Makes, registers and starts it, and answers x with its event stream. spec is used during the
 // call.
 void command_start(struct http_exchange *x, const struct command_spec *spec);

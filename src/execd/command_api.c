@@ -11,7 +11,7 @@
 #include "execd/handlers.h"
 #include "fmt/json.h"
 
-enum { ARGV_MAX = 4096, ID_MAX_POSSIBLE = 0x7fffffff };
+enum { ARGV_MAX = 4096 };
 
 // ---- POST /command ----
 
@@ -41,12 +41,12 @@ static const char *take_text(const json_t *body, const char *name, const char *a
     return json_string_value(v);
 }
 
-static int take_argv(struct http_exchange *x, const json_t *list, struct command_spec *spec,
+static int take_argv(struct arena *a, const json_t *list, struct command_spec *spec,
                      struct error *err) {
     size_t count = json_array_size(list), length = 1;
     if (!json_is_array(list) || !count || count > ARGV_MAX)
         return error_set(err, EINVAL, "argv must be an array of 1 to %d strings", ARGV_MAX);
-    char **argv = arena_alloc(x->arena, (count + 1) * sizeof *argv);
+    char **argv = arena_alloc(a, (count + 1) * sizeof *argv);
     for (size_t i = 0; argv && i < count; i++) {
         const json_t *item = json_array_get(list, i);
         if (!json_is_string(item) || (!i && !json_string_length(item)))
@@ -54,7 +54,7 @@ static int take_argv(struct http_exchange *x, const json_t *list, struct command
         argv[i] = (char *)json_string_value(item);
         length += strlen(argv[i]) + 1;
     }
-    char *content = argv ? arena_alloc(x->arena, length) : NULL;
+    char *content = argv ? arena_alloc(a, length) : NULL;
     if (!content)
         return error_set(err, ENOMEM, "out of memory");
     for (size_t i = 0, at = 0; i < count; i++)
@@ -65,7 +65,7 @@ static int take_argv(struct http_exchange *x, const json_t *list, struct command
 }
 
 // What is to run: exactly one of command and argv (compat-1.1.1.md E3).
-static int take_program(struct http_exchange *x, const json_t *body, struct command_spec *spec,
+static int take_program(struct arena *a, const json_t *body, struct command_spec *spec,
                         struct error *err) {
     const json_t *argv = execd_member(body, "argv");
     const char *script = take_text(body, "command", "", err);
@@ -74,21 +74,20 @@ static int take_program(struct http_exchange *x, const json_t *body, struct comm
     if (argv && *script)
         return error_set(err, EINVAL, "command and argv exclude each other");
     if (argv)
-        return take_argv(x, argv, spec, err);
+        return take_argv(a, argv, spec, err);
     if (!*script)
         return error_set(err, EINVAL, "command is required");
     spec->script = spec->content = script;
     return 0;
 }
 
-static int take_cwd(struct http_exchange *x, const json_t *body, struct command_spec *spec,
-                    struct error *err) {
-    const struct execd *e = execd_of(x);
+static int take_cwd(const struct execd *e, struct arena *a, const json_t *body,
+                    struct command_spec *spec, struct error *err) {
     struct stat st;
     const char *given = take_text(body, "cwd", "", err);
     if (!given)
         return -1;
-    spec->cwd = *given ? process_absolute(x->arena, e, spec->envp, given, err) : e->cwd;
+    spec->cwd = *given ? process_absolute(a, e, spec->envp, given, err) : e->cwd;
     if (!spec->cwd)
         return error_wrap(err, "invalid request, validation error working directory");
     if (*given && (stat(spec->cwd, &st) < 0 || !S_ISDIR(st.st_mode)))
@@ -99,30 +98,30 @@ static int take_cwd(struct http_exchange *x, const json_t *body, struct command_
     return 0;
 }
 
-static int take_spec(struct http_exchange *x, const json_t *body, struct command_spec *spec,
-                     struct error *err) {
+int command_spec_read(struct command_spec *spec, const struct execd *e, struct arena *a,
+                      const json_t *body, struct error *err) {
     const json_t *background = execd_member(body, "background");
+    *spec = (struct command_spec){.uid = -1, .gid = -1, .background = json_is_true(background)};
     if (background && !json_is_boolean(background))
         return error_set(err, EINVAL, "background must be a boolean");
-    spec->background = json_is_true(background);
-    if (take_program(x, body, spec, err) < 0 ||
+    if (take_program(a, body, spec, err) < 0 ||
         take_integer(body, "timeout", 0, INT64_MAX / 1000000, &spec->time_out_ms, err) < 0 ||
         take_integer(body, "uid", 0, UINT32_MAX - 1, &spec->uid, err) < 0 ||
         take_integer(body, "gid", 0, UINT32_MAX - 1, &spec->gid, err) < 0)
         return -1;
     if (spec->gid >= 0 && spec->uid < 0)
         return error_set(err, EINVAL, "uid is required when gid is provided");
-    spec->envp = process_environment(x->arena, execd_member(body, "envs"), err);
-    return spec->envp ? take_cwd(x, body, spec, err) : -1;
+    spec->envp = process_environment(a, execd_member(body, "envs"), err);
+    return spec->envp ? take_cwd(e, a, body, spec, err) : -1;
 }
 
 void handle_command(struct http_exchange *x) {
-    struct command_spec spec = {.uid = -1, .gid = -1};
+    struct command_spec spec;
     struct error err = {0};
     cleanup_json json_t *body = execd_body(x, false);
     if (!body)
         return;
-    if (take_spec(x, body, &spec, &err) < 0)
+    if (command_spec_read(&spec, execd_of(x), x->arena, body, &err) < 0)
         execd_fail(x, err.kind == ENOMEM ? 503 : 400, CODE_BODY, "%s", err.message);
     else
         command_start(x, &spec);

@@ -128,30 +128,33 @@ static const char *read_value(struct strbuf *value, const char *p, const char *e
     return line_end;
 }
 
+// Where the next line with something in it begins.
+static const char *skip_space(const char *p, const char *end) {
+    while (p < end && isspace((unsigned char)*p))
+        p++;
+    return p;
+}
+
 int environment_parse(const char *text, size_t len, environment_variable_fn *found, void *arg) {
-    const char *p = text, *end = text + len;
+    const char *end = text + len;
     cleanup_strbuf struct strbuf value;
     strbuf_init(&value, ENVS_FILE_MAX);
-    while (p < end) {
-        while (p < end && isspace((unsigned char)*p))
-            p++;
-        const char *line_end = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
+    for (const char *p = skip_space(text, end); p < end; p = skip_space(p, end)) {
+        const char *name = p, *line_end = memchr(p, '\n', (size_t)(end - p));
         if (!line_end)
             line_end = end;
         const char *equals = memchr(p, '=', (size_t)(line_end - p));
-        if (p == line_end || *p == '#' || !equals || equals == p) {
-            if (p < line_end && *p != '#')
+        if (*p == '#' || !equals || equals == p) {
+            if (*p != '#')
                 log_warning("a line of the EXECD_ENVS file has no NAME=value; it is skipped");
             p = line_end;
             continue;
         }
         strbuf_clear(&value);
-        const char *name = p;
         p = read_value(&value, equals + 1, end);
-        if (value.failed || memchr(name, 0, (size_t)(equals - name)) ||
-            memchr(value.data, 0, value.len))
-            continue;
-        if (found(arg, name, (size_t)(equals - name), value.data) < 0)
+        bool text_only =
+            !memchr(name, 0, (size_t)(equals - name)) && !memchr(value.data, 0, value.len);
+        if (!value.failed && text_only && found(arg, name, (size_t)(equals - name), value.data) < 0)
             return -1;
     }
     return 0;

@@ -93,21 +93,14 @@ static void keep_output(int from, int log_fd) {
     (void)handoff_log_append(&log, sb.data, sb.len);
 }
 
-int init_pre_script(const char *self, int log_fd, struct error *err) {
-    const char *script = getenv("EXECD_BOOTSTRAP_PRE_SCRIPT");
-    struct stat st;
-    struct exit_status end;
+// Runs it to its end. A descriptor with what its shell exported, -1 with err.
+static int run_script(const char *script, const char *self, int log_fd, struct exit_status *ret_end,
+                      struct error *err) {
+    extern char **environ;
     pid_t pid;
     bool bash;
-    extern char **environ;
     cleanup(arena_free) struct arena a;
     arena_init(&a, 64 * 1024);
-    if (!script || !*script)
-        return 0;
-    if (stat(script, &st) < 0 || !S_ISREG(st.st_mode) || access(script, R_OK) < 0) {
-        log_warning("EXECD_BOOTSTRAP_PRE_SCRIPT %s is no readable file; it is not run", script);
-        return 0;
-    }
     const char *shell = process_shell(&a, &bash), *dot = strchr(script, '/') ? "" : "./";
     char *file = arena_printf(&a, "%s%s", dot, script);
     cleanup_close int dump = memfd_create("environment", MFD_CLOEXEC), pidfd = -1;
@@ -122,12 +115,30 @@ int init_pre_script(const char *self, int log_fd, struct error *err) {
                       .stdio = {-1, log_fd >= 0 ? said : 1, log_fd >= 0 ? said : 2},
                       .pass = {dump},
                       .pass_count = 1};
-    if (spawn_start(&s, &pid, &pidfd, err) < 0 || spawn_wait(pidfd, -1, &end) < 0)
+    if (spawn_start(&s, &pid, &pidfd, err) < 0)
         return error_wrap(err, "EXECD_BOOTSTRAP_PRE_SCRIPT");
+    if (spawn_wait(pidfd, -1, ret_end) < 0)
+        return error_errno(err, errno, "EXECD_BOOTSTRAP_PRE_SCRIPT");
     keep_output(said, log_fd);
+    return lseek(dump, 0, SEEK_SET) < 0 ? error_errno(err, errno, "environment") : TAKE_FD(dump);
+}
+
+int init_pre_script(const char *self, int log_fd, struct error *err) {
+    const char *script = getenv("EXECD_BOOTSTRAP_PRE_SCRIPT");
+    struct stat st;
+    struct exit_status end;
+    if (!script || !*script)
+        return 0;
+    if (stat(script, &st) < 0 || !S_ISREG(st.st_mode) || access(script, R_OK) < 0) {
+        log_warning("EXECD_BOOTSTRAP_PRE_SCRIPT %s is no readable file; it is not run", script);
+        return 0;
+    }
+    cleanup_close int dump = run_script(script, self, log_fd, &end, err);
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, HANDOFF_START_MAX);
-    if (lseek(dump, 0, SEEK_SET) < 0 || fd_read_all(dump, &sb, err) < 0 || !sb.len)
+    if (dump < 0 || fd_read_all(dump, &sb, err) < 0)
+        return -1;
+    if (!sb.len)
         return error_set(err, EINVAL, "EXECD_BOOTSTRAP_PRE_SCRIPT %s ended with status %d", script,
                          end.code);
     take_variables(sb.data, sb.len);

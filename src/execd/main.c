@@ -40,12 +40,6 @@ struct program {
     char output_dir[EXECD_PATH_SIZE];
 };
 
-struct workers *execd_workers(struct execd *e, struct error *err) {
-    if (!e->workers)
-        e->workers = workers_new(&e->loop, WORKERS, WORKERS_QUEUE, 0, err);
-    return e->workers;
-}
-
 static void banner(void) {
     static const char bar[] = "=====================================================";
     dprintf(1,

@@ -109,26 +109,30 @@ static const struct flag *find_flag(const char *name, size_t len) {
     return NULL;
 }
 
+// One flag at argv[*i], as Go's flag package takes it: "-name value" or "--name=value".
+static int take_flag(struct options *o, int argc, char **argv, int *i, struct error *err) {
+    const char *name = argv[*i] + 1 + (argv[*i][1] == '-');
+    size_t len = strcspn(name, "=");
+    const struct flag *f = find_flag(name, len);
+    if (!strcmp(name, "h") || !strcmp(name, "help")) {
+        o->help = true;
+        return 0;
+    }
+    if (!f)
+        return error_set(err, EINVAL, "flag provided but not defined: -%.*s", (int)len, name);
+    if (!name[len] && *i + 1 >= argc)
+        return error_set(err, EINVAL, "flag needs an argument: -%s", name);
+    return f->set(o, name[len] ? name + len + 1 : argv[++*i], err);
+}
+
 int options_parse(struct options *o, int argc, char **argv, struct error *err) {
     int i = 1;
     *o = (struct options){.port = EXECD_PORT, .log_level = 6, .handoff = -1};
     if (read_environment(o, err) < 0)
         return -1;
-    for (; i < argc && argv[i][0] == '-' && strcmp(argv[i], "--") != 0; i++) { // Go's flag package
-        const char *name = argv[i] + 1 + (argv[i][1] == '-');
-        size_t len = strcspn(name, "=");
-        const struct flag *f = find_flag(name, len);
-        if (!strcmp(name, "h") || !strcmp(name, "help")) {
-            o->help = true;
-            return 0;
-        }
-        if (!f)
-            return error_set(err, EINVAL, "flag provided but not defined: -%.*s", (int)len, name);
-        if (!name[len] && i + 1 >= argc)
-            return error_set(err, EINVAL, "flag needs an argument: -%s", name);
-        if (f->set(o, name[len] ? name + len + 1 : argv[++i], err) < 0)
+    for (; i < argc && argv[i][0] == '-' && strcmp(argv[i], "--") != 0 && !o->help; i++)
+        if (take_flag(o, argc, argv, &i, err) < 0)
             return -1;
-    }
     o->init = i < argc && !strcmp(argv[i], "init"); // other words are ignored, as by the reference
     i += o->init;
     if (i < argc && !strcmp(argv[i], "--"))

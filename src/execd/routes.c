@@ -98,6 +98,14 @@ const struct execd_room execd_rooms[] = {
 
 // ---- what every handler uses ----
 
+enum { WORKERS = 4, WORKERS_QUEUE = 1024 };
+
+struct workers *execd_workers(struct execd *e, struct error *err) {
+    if (!e->workers)
+        e->workers = workers_new(&e->loop, WORKERS, WORKERS_QUEUE, 0, err);
+    return e->workers;
+}
+
 void execd_fail(struct http_exchange *x, unsigned status, const char *code, const char *format,
                 ...) {
     struct error err = {.kind = EINVAL, .status = (int)status};
