@@ -15,13 +15,11 @@ static void on_output_room(struct output *o) {
     resume_later(CONTAINER_OF(o, struct capture, output)); // we may be inside output_append()
 }
 
-static bool has_rest(const struct capture *c) {
-    return c->exited && !(c->flags & CAPTURE_TERMINAL);
-}
+enum { TERMINAL_REST = 64 * 1024 }; // more than the kernel holds of a pty's output
 
 static size_t room_in(struct capture *c, enum output_stream which) {
     size_t room = c->discarding ? EXECD_SCRATCH : output_room(&c->output);
-    if (has_rest(c) && room > c->rest[which])
+    if (c->exited && room > c->rest[which])
         room = c->rest[which];
     return room < EXECD_SCRATCH ? room : EXECD_SCRATCH;
 }
@@ -30,19 +28,19 @@ static size_t room_in(struct capture *c, enum output_stream which) {
 static bool read_some(struct capture *c, enum output_stream which) {
     struct stream *s = c->from[which];
     size_t room = room_in(c, which);
-    bool over = has_rest(c) && !c->rest[which];
+    bool over = c->exited && !c->rest[which];
     if (!room && !over) {
         stream_want(s, 0); // until there is room
         return false;
     }
     ssize_t n = over ? 0 : stream_read(s, c->e->scratch, room);
     if (n > 0) {
-        c->rest[which] -= has_rest(c) ? (size_t)n : 0;
+        c->rest[which] -= c->exited ? (size_t)n : 0;
         if (!c->discarding)
             output_append(&c->output, which, c->e->scratch, (size_t)n);
         return true;
     }
-    if (n == 0 || errno != EAGAIN) {
+    if (n == 0 || errno != EAGAIN || c->exited) {
         c->from[which] = NULL;
         stream_close(s);
     }
@@ -111,11 +109,18 @@ int capture_start(struct capture *c, int out, int errors, unsigned flags,
     return -1;
 }
 
+static size_t rest_of(const struct capture *c, int which) {
+    int waiting = 0;
+    if (c->flags & CAPTURE_TERMINAL)
+        return TERMINAL_REST;
+    if (!c->from[which] || ioctl(stream_fd(c->from[which]), FIONREAD, &waiting) < 0)
+        return 0;
+    return (size_t)waiting;
+}
+
 void capture_exited(struct capture *c) {
-    for (int i = 0, waiting; i < 2; i++)
-        c->rest[i] = c->from[i] && !ioctl(stream_fd(c->from[i]), FIONREAD, &waiting) && waiting > 0
-                         ? (size_t)waiting
-                         : 0;
+    for (int i = 0; i < 2; i++)
+        c->rest[i] = rest_of(c, i);
     c->exited = true;
     resume_later(c);
 }

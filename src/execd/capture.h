@@ -7,8 +7,8 @@
 #include "io/stream.h"
 
 enum capture_flags {
-    // Of a pipe, what is in it at the child's exit is the rest: grandchildren may hold it open. A
-    // terminal is read to its end, which its hang-up brings (io/pty.h).
+    // A pty's master. What the child wrote last may still be on its way through the kernel; a read
+    // that finds nothing has waited for it (io/pty.h).
     CAPTURE_TERMINAL = 1 << 0
 };
 
@@ -16,7 +16,7 @@ struct capture {
     struct execd *e;
     struct output output;
     struct stream *from[2]; // by enum output_stream
-    size_t rest[2];         // to be read yet, once exited
+    size_t rest[2];         // to be read yet at most, once exited: others may hold our pipes
     unsigned flags;
     bool exited, discarding;
     struct loop_task resume;

@@ -2,9 +2,9 @@
 // opened, so nothing there can be planted. Any thread; nothing blocks.
 //
 // The slave goes to the child by io/spawn with SPAWN_NEW_SESSION | SPAWN_TTY and is then closed by
-// us. When that child, the session's leader, ends, the kernel hangs the terminal up: what was
-// written before can still be read from the master, then comes the end (stream_read: 0), also when
-// other processes kept the slave open.
+// us. The end (stream_read: 0) comes when the last process has closed the slave, which may be long
+// after the session's leader: what the leader wrote has been read when, after its exit, a read
+// finds nothing (EAGAIN). The kernel (n_tty_read) waits for what is under way before it says so.
 #ifndef IO_PTY_H
 #define IO_PTY_H
 
