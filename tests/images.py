@@ -149,7 +149,7 @@ def index_of(images):
 class Registry:
     """Debian's docker-registry on loopback; with `users` it wants htpasswd, with `tls` = (cert, key) it speaks https."""
 
-    def __init__(self, directory, users=None, tls=None):
+    def __init__(self, directory, users=None, tls=None, access_log=False):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = harness.free_port()
@@ -164,7 +164,7 @@ class Registry:
         if tls:
             tls_text = f"  tls:\n    certificate: {tls[0]}\n    key: {tls[1]}\n"
         (self.directory / "config.yml").write_text(
-            f"version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {self.directory}/data\n"
+            f"version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: {str(not access_log).lower()}\nstorage:\n  filesystem:\n    rootdirectory: {self.directory}/data\n"
             f"http:\n  addr: {self.host}\n{tls_text}{auth}")
         self.log = open(self.directory / "log", "ab")
         self.process = subprocess.Popen(["docker-registry", "serve", str(self.directory / "config.yml")], stdin=subprocess.DEVNULL,

@@ -333,19 +333,21 @@ def test_killed_in_the_middle(plain, tmp_path):
     p.kill()
     p.wait()
     assert list(at.glob(".tmp-*"))
-    harness.wait_until(lambda: not any(str(at).encode() in c.read_bytes() for c in running_command_lines()), "tar ended with its parent")
+    harness.wait_until(lambda: not works_below(at), "tar ended with its parent")
     assert "made/r" not in plain.cli("image", "list").stdout  # opening sweeps
     assert list(at.iterdir()) == []
     imported(plain, "import", str(tmp_path / "r.tar"), "made/r:1")
 
 
-def running_command_lines():
+def works_below(path):
+    """Whether any process was started with this path on its command line."""
     for p in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            p.read_bytes()
-            yield p
+            if str(path).encode() in p.read_bytes():
+                return True
         except OSError:
-            continue
+            continue  # it ended meanwhile
+    return False
 
 
 def test_others_do_not_sweep_a_running_import(plain, tmp_path):
@@ -395,3 +397,131 @@ def test_prune_by_age_keeps_what_is_used(plain, tmp_path):
     assert published(plain) == sorted([ids[0], ids[2], new])
     done = plain.cli("image", "rm", "made/n0:1", check=False)
     assert done.returncode == 1 and "used by 1 sandbox" in done.stderr
+
+
+# ---- through the API of a running server ----
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    """A server with a locked registry beside it, and an image in that."""
+    d = tmp_path_factory.mktemp("api")
+    r = images.Registry(d / "registry", users={USER: PASSWORD}, access_log=True)
+    s = harness.Server({"oci": {"insecure_registries": [r.host]}})
+    s.registry, s.made = r, d
+    try:
+        yield s.start()
+    finally:
+        s.remove()
+        r.close()
+
+
+def push(server, name, pad=0, **kw):
+    path = server.made / name.replace("/", "_").replace(":", "_")
+    images.Image([images.small_root() + [images.entry("usr/pad", os.urandom(pad))]], **kw).layout(path)
+    server.registry.push(path, name)
+    return f"{server.registry.host}/{name}"
+
+
+def create(server, uri, auth=True, **members):
+    image = {"uri": uri}
+    if auth:
+        image["auth"] = {"username": USER, "password": PASSWORD if auth is True else auth}
+    return server.request("POST", "/v1/sandboxes", {"image": image, "entrypoint": harness.IDLE, "timeout": 600, "resourceLimits": {"cpu": "1", "memory": "128Mi"},
+                                                    **members})
+
+
+def test_create_pulls_with_credentials(api):
+    uri = push(api, "private/one:1", config={"User": "app"})
+    for auth, code in ((False, "OCI::IMAGE_UNAUTHORIZED"), ("wrong", "OCI::IMAGE_UNAUTHORIZED")):
+        r = create(api, uri, auth)
+        assert r.status == 400 and r.json()["code"] == code, r
+    r = create(api, uri)
+    assert r.status == 202 and r.json()["status"]["state"] == "Running", r
+    assert api.run(r.json()["id"], "id -u")[:2] == (0, "1000\n")
+    assert "auth" not in json.dumps(api.get(r.json()["id"]))
+    again = create(api, uri, auth=False)  # it is here now
+    assert again.status == 202, again
+    for sb in (r, again):
+        api.delete(sb.json()["id"])
+    assert PASSWORD not in api.log() and "wrong" not in api.log()
+
+
+def test_image_errors_have_their_codes(api):
+    host = api.registry.host
+    for uri, status, code in ((f"{host}/private/none:1", 400, "OCI::IMAGE_NOT_FOUND"), ("Not An Image", 400, "OCI::IMAGE_NOT_FOUND"),
+                              ("10.9.8.7/a:1", 400, "SANDBOX::INVALID_PARAMETER")):
+        r = create(api, uri)
+        assert (r.status, r.json()["code"]) == (status, code), r
+
+
+def test_one_pull_for_all_who_wait(api):
+    uri = push(api, "private/crowd:1", pad=8 << 20)
+    before = api.registry.requests().count("GET /v2/private/crowd/blobs/")
+    replies = []
+    threads = [threading.Thread(target=lambda: replies.append(create(api, uri))) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert [r.status for r in replies] == [202] * 8, replies
+    gets = api.registry.requests().count("GET /v2/private/crowd/blobs/") - before
+    assert gets == 2, f"{gets} blobs were fetched; the image has a layer and a config"
+    for r in replies:
+        api.delete(r.json()["id"])
+    log = api.log()
+    assert log.count("private/crowd:1: asking its registry") == 1 and re.search(r"private/crowd:1: fetching \d+ MiB in 1 layers", log)
+
+
+def test_an_image_in_use_stays(api):
+    uri = push(api, "private/used:1")
+    sandbox = create(api, uri).json()["id"]
+    done = api.cli("image", "rm", uri, check=False)
+    assert done.returncode == 1 and "used by 1 sandbox" in done.stderr
+    api.delete(sandbox)
+    api.cli("image", "rm", uri)
+    r = create(api, uri, auth=False)  # gone: the registry would have to be asked
+    assert r.status == 400 and r.json()["code"] == "OCI::IMAGE_UNAUTHORIZED", r
+
+
+def test_imports_beside_the_server_are_found(api, tmp_path):
+    (tmp_path / "r.tar").write_bytes(images.tar_bytes(images.small_root()))
+    assert create(api, "localhost/made/beside:1", auth=False).status == 400
+    api.cli("image", "import", str(tmp_path / "r.tar"), "localhost/made/beside:1")
+    r = create(api, "localhost/made/beside:1", auth=False)
+    assert r.status == 202, r
+    api.delete(r.json()["id"])
+
+
+def test_a_killed_server_leaves_no_half_image(api):
+    uri = push(api, "private/killed:1", pad=48 << 20)
+    t = threading.Thread(target=lambda: pytest.raises(Exception, create, api, uri))
+    t.start()
+    at = store(api) / "images"
+    harness.wait_until(lambda: list(at.glob(".tmp-*/layout/blobs/sha256/*")), "the pull begins")
+    api.kill()
+    t.join()
+    assert list(at.glob(".tmp-*"))
+    harness.wait_until(lambda: not works_below(at), "skopeo ended with the server")
+    api.start()
+    assert not list(at.glob(".tmp-*"))
+    r = create(api, uri)
+    assert r.status == 202, r
+    api.delete(r.json()["id"])
+
+
+def test_a_full_disk_fails_the_create(tmp_path, registry):
+    images.Image([images.small_root() + [images.entry("usr/pad", os.urandom(24 << 20))]]).layout(tmp_path / "l")
+    registry.push(tmp_path / "l", "team/large:1")
+    s = harness.Server({"oci": {"insecure_registries": [registry.host]}})
+    try:
+        with images.small_disk(s.state / "disk", 30) as disk:
+            configure(s, state_dir=str(disk / "state"))
+            s.start()
+            for _ in range(2):
+                r = create(s, f"{registry.host}/team/large:1", auth=False)
+                assert r.status == 500 and r.json()["code"] == "OCI::DISK_FULL" and "space" in r.json()["message"], r
+                assert list((disk / "state/oci/images").iterdir()) == []
+            assert s.sandboxes() == []
+            s.stop()
+    finally:
+        s.remove()
