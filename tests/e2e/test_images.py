@@ -324,12 +324,12 @@ def test_no_inodes_left_is_a_full_disk(plain, tmp_path):
 
 
 def test_killed_in_the_middle(plain, tmp_path):
-    entries = images.small_root() + [images.entry(f"usr/f{i}", bytes(100)) for i in range(20000)]
+    entries = images.small_root() + [images.entry(f"usr/f{i}", bytes(100)) for i in range(4000)] + [images.entry("usr/last", bytes(64 << 20))]
     (tmp_path / "r.tar").write_bytes(images.tar_bytes(entries))
     p = subprocess.Popen([plain.binary, "--config", str(plain.config), "image", "import", str(tmp_path / "r.tar"), "made/r:1"], stdout=subprocess.DEVNULL,
                          stderr=subprocess.DEVNULL)
     at = store(plain) / "images"
-    harness.wait_until(lambda: list(at.glob(".tmp-*/rootfs/usr/f10*")), "unpacking begins")
+    harness.wait_until(lambda: list(at.glob(".tmp-*/rootfs/usr/last")), "unpacking begins")
     p.kill()
     p.wait()
     assert list(at.glob(".tmp-*"))
@@ -351,7 +351,7 @@ def works_below(path):
 
 
 def test_others_do_not_sweep_a_running_import(plain, tmp_path):
-    entries = images.small_root() + [images.entry(f"usr/f{i}", bytes(100)) for i in range(20000)]
+    entries = images.small_root() + [images.entry(f"usr/f{i}", bytes(100)) for i in range(4000)] + [images.entry("usr/last", bytes(64 << 20))]
     (tmp_path / "r.tar").write_bytes(images.tar_bytes(entries))
     p = subprocess.Popen([plain.binary, "--config", str(plain.config), "image", "import", str(tmp_path / "r.tar"), "made/r:1"], stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, text=True)

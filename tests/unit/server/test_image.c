@@ -261,11 +261,46 @@ static void opening_sweeps(void **state) {
     assert_int_equal(flock(busy, LOCK_EX), 0);
     f->store = reopen(f, IMAGE_STORE_SERVER);
     assert_false(there(f, "images", ".tmp-dead"));
+    assert_false(there(f, "images", "sha256-half"));
     assert_true(there(f, "images", ".tmp-busy"));
     assert_true(there(f, "image-refs", "alive"));
     assert_false(there(f, "image-refs", "dead"));
     assert_true(ready(f->store, "made/x:1"));
     assert_null(image_store_get(f->store, "sha256-half"));
+}
+
+// As if the machine had been started again since: another boot id in the record.
+static void restart_machine(struct fixture *f, const char *id) {
+    char path[256];
+    struct strbuf sb;
+    strbuf_init(&sb, 65536);
+    (void)snprintf(path, sizeof path, "oci/images/%s/image.json", id);
+    assert_int_equal(fd_read_file(f->dir, path, &sb, &f->err), 0);
+    cleanup_json json_t *j = json_parse(sb.data, sb.len, NULL, &f->err);
+    assert_non_null(json_object_get(j, "boot"));
+    json_object_set_new(j, "boot", json_string("another"));
+    layout_write_json(f->dir, path, j);
+    strbuf_free(&sb);
+}
+
+static void power_loss_is_noticed(void **state) {
+    struct fixture *f = *state;
+    struct image_info good, bad;
+    char path[256];
+    import(f, f->store, "good", "made/good:1", &good);
+    import(f, f->store, "bad", "made/bad:1", &bad);
+    image_store_close(f->store);
+    restart_machine(f, good.id);
+    restart_machine(f, bad.id);
+    (void)snprintf(path, sizeof path, "oci/images/%s/rootfs/etc/text", bad.id);
+    layout_write(f->dir, path, ""); // what a lost delayed allocation looks like
+    f->store = reopen(f, IMAGE_STORE_SERVER);
+    assert_true(ready(f->store, "made/good:1"));
+    assert_false(ready(f->store, "made/bad:1"));
+    assert_false(there(f, "images", bad.id));
+    image_store_close(f->store);
+    f->store = reopen(f, IMAGE_STORE_SERVER); // confirmed: not counted again
+    assert_true(ready(f->store, "made/good:1"));
 }
 
 static void names_go_one_by_one(void **state) {
@@ -449,6 +484,7 @@ int main(void) {
         TEST(the_index_follows_the_command_line),
         TEST(one_server_a_store),
         TEST(opening_sweeps),
+        TEST(power_loss_is_noticed),
         TEST(names_go_one_by_one),
         TEST(age_and_size),
         TEST(failed_imports_leave_nothing),

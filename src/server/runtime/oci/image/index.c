@@ -16,8 +16,10 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
+#include "base/random.h"
 #include "fmt/json.h"
 #include "server/errors.h"
+#include "server/runtime/oci/image/publish.h"
 #include "server/runtime/oci/image/work.h"
 
 enum { RECORD_MAX = 16 * 1024 * 1024, ROW_MAX = 16 * 1024 };
@@ -129,6 +131,10 @@ static void clear_maps(struct map *names, struct map *images) {
     map_clear(images);
 }
 
+static bool is_image(const char *name) {
+    return !strncmp(name, "sha256-", 7) && strlen(name) < IMAGE_ID_MAX;
+}
+
 static DIR *list_dir(int dir) {
     int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -143,7 +149,7 @@ static int load_images(struct image_store *s, struct map *images, struct error *
         return error_errno(err, errno, "%s", s->images_path);
     for (struct dirent *e; (e = readdir(d));) {
         struct error why;
-        if (strncmp(e->d_name, "sha256-", 7) != 0 || strlen(e->d_name) >= IMAGE_ID_MAX)
+        if (!is_image(e->d_name))
             continue;
         (void)pthread_mutex_lock(&s->mutex);
         struct image *i = map_get(&s->by_id, e->d_name); // they never change
@@ -372,6 +378,25 @@ static int drop_dead_refs(struct image_store *s, int dir, struct error *err) {
     return 0;
 }
 
+static int drop_damaged(struct image_store *s, struct error *err) {
+    DIR *d = list_dir(s->images);
+    if (!d)
+        return error_errno(err, errno, "%s", s->images_path);
+    for (struct dirent *e; (e = readdir(d));) {
+        struct error why;
+        char name[IMAGE_ID_MAX + 16], salt[9];
+        if (!is_image(e->d_name) || !publish_confirm(s->images, e->d_name, &why))
+            continue;
+        random_hex(salt, 8);
+        (void)snprintf(name, sizeof name, "%.95s.%s", e->d_name, salt);
+        log_warning("image %s is damaged and goes: %s", e->d_name, why.message);
+        if (renameat(s->images, e->d_name, s->trash, name)) // the server empties the trash
+            log_warning("image %s: %s", e->d_name, strerrordesc_np(errno));
+    }
+    (void)closedir(d);
+    return 0;
+}
+
 static void watch(struct image_store *s) {
     const uint32_t mask = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO;
     char path[INDEX_PATH_SIZE + 16];
@@ -402,7 +427,9 @@ static int open_all(struct image_store *s, enum image_store_mode mode, struct er
         make_dir(dir, "image-names", &s->names, err) ||
         make_dir(dir, "image-refs", &s->refs, err) || make_dir(dir, "trash", &s->trash, err))
         return -1;
-    if (work_sweep(s->images, err) || (mode == IMAGE_STORE_SERVER && drop_dead_refs(s, dir, err)))
+    if (work_sweep(s->images, err))
+        return -1;
+    if (mode == IMAGE_STORE_SERVER && (drop_dead_refs(s, dir, err) || drop_damaged(s, err)))
         return -1;
     watch(s);
     return index_refresh(s, err);

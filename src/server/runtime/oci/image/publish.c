@@ -132,18 +132,69 @@ int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct p
 
 // ---- the rename ----
 
-static int write_record(const struct work *w, const char *image_id,
-                        const struct image_config *config, const struct publish_report *r,
-                        struct error *err) {
-    cleanup_json json_t *j =
-        json_pack("{s:s,s:s,s:I,s:I,s:I,s:o}", "id", image_id, "source", w->what, "bytes",
-                  (json_int_t)r->bytes, "entries", (json_int_t)r->entries, "created_us",
-                  (json_int_t)clock_wall_us(), "config", image_config_to_json(config));
+static int boot_id(char text[64], struct error *err) {
+    return fd_read_text(AT_FDCWD, "/proc/sys/kernel/random/boot_id", text, 64, err);
+}
+
+static int write_record(int dir, const json_t *j, struct error *err) {
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, RECORD_MAX);
     if (!j || json_write(j, &sb))
         return error_set(err, ENOMEM, "the record of the image is too large");
-    return fd_replace_file(w->dir, "image.json", sb.data, sb.len, 0600, err);
+    return fd_replace_file(dir, "image.json", sb.data, sb.len, 0600, err);
+}
+
+static int make_record(const struct work *w, const char *image_id,
+                       const struct image_config *config, const struct publish_report *r,
+                       struct error *err) {
+    char boot[64];
+    if (boot_id(boot, err))
+        return -1;
+    cleanup_json json_t *j = json_pack(
+        "{s:s,s:s,s:I,s:I,s:I,s:s,s:o}", "id", image_id, "source", w->what, "bytes",
+        (json_int_t)r->bytes, "entries", (json_int_t)r->entries, "created_us",
+        (json_int_t)clock_wall_us(), "boot", boot, "config", image_config_to_json(config));
+    return write_record(w->dir, j, err);
+}
+
+static int confirm(int dir, json_t *j, struct error *err) {
+    struct publish_report r = {.bytes = 0};
+    struct walk w = {&r, UINT64_MAX, UINT64_MAX, err};
+    struct stat st;
+    int rootfs = openat(dir, "rootfs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (rootfs < 0)
+        return error_errno(err, errno, "rootfs");
+    if (walk(&w, rootfs, 0))
+        return -1;
+    if ((json_int_t)r.bytes != json_integer_value(json_object_get(j, "bytes")) ||
+        (json_int_t)r.entries != json_integer_value(json_object_get(j, "entries")))
+        return error_set(err, EIO, "%llu bytes in %llu files are left of it",
+                         (unsigned long long)r.bytes, (unsigned long long)r.entries);
+    json_object_del(j, "boot");
+    if (fstat(dir, &st))
+        return error_errno(err, errno, "image");
+    if (write_record(dir, j, err))
+        return -1;
+    const struct timespec times[] = {st.st_atim, st.st_mtim};
+    (void)futimens(dir, times); // of the last use; a later one does no harm
+    return 0;
+}
+
+int publish_confirm(int images, const char *image_id, struct error *err) {
+    char boot[64];
+    cleanup_strbuf struct strbuf sb;
+    strbuf_init(&sb, RECORD_MAX);
+    cleanup_close int dir =
+        openat(images, image_id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0)
+        return error_errno(err, errno, "%s", image_id);
+    if (boot_id(boot, err) || fd_read_file(dir, "image.json", &sb, err))
+        return -1;
+    cleanup_json json_t *j = json_parse(sb.data, sb.len, NULL, err);
+    if (!j)
+        return -1;
+    const char *published = json_string_value(json_object_get(j, "boot"));
+    return !published || !strcmp(published, boot) ? 0 : confirm(dir, j, err);
 }
 
 // What tools left beside the tree.
@@ -164,9 +215,6 @@ static int remove_others(const struct work *w, struct error *err) {
 }
 
 static int give_name(struct work *w, const char *image_id, struct error *err) {
-    // an image whose files are not on the disk must not have a name after a power loss
-    if (syncfs(w->dir))
-        return error_errno(err, errno, "image %s", image_id);
     if (!renameat2(w->images, w->name, w->images, image_id, RENAME_NOREPLACE)) {
         w->name[0] = '\0'; // no longer ours to remove
         return fsync(w->images) ? error_errno(err, errno, "images") : 0;
@@ -186,7 +234,7 @@ int publish(struct work *w, const char *image_id, const struct image_config *con
     if (!result)
         result = remove_others(w, err);
     if (!result)
-        result = write_record(w, image_id, config, &r, err);
+        result = make_record(w, image_id, config, &r, err);
     if (!result)
         result = give_name(w, image_id, err);
     if (result)

@@ -25,4 +25,8 @@ int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct p
 int publish(struct work *w, const char *image_id, const struct image_config *config,
             struct error *err);
 
+// An image that was published in an earlier boot is counted again, once: if power was lost before
+// its files were on the disk they are not what the record says. -1: it is not usable.
+int publish_confirm(int images, const char *image_id, struct error *err);
+
 #endif

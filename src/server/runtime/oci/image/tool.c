@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "io/spawn.h"
 
-enum { TICK_MS = 200, WORDS_KEPT = 4096, VARIABLES_MAX = 16 };
+enum { TICK_MS = 200, WORDS_KEPT = 16 * 1024, VARIABLES_MAX = 16 };
 
 struct running {
     const struct tool *t;
@@ -59,9 +59,14 @@ static void keep_words(struct running *r, const char *text, size_t len) {
     r->words[r->words_len] = '\0';
 }
 
-// Of skopeo's `time=... level=fatal msg="..."` the message; of others the last line.
+// Of a Go program in panic the reason (its stack follows), of skopeo's `level=fatal msg="..."` the
+// message, of others the last line that says something.
 static const char *last_words(struct running *r) {
-    char *line;
+    char *line = strstr(r->words, "panic: ");
+    if (line) {
+        line[strcspn(line, "\n")] = '\0';
+        return line;
+    }
     do {
         while (r->words_len && strchr(" \n\t", r->words[r->words_len - 1]))
             r->words[--r->words_len] = '\0';
@@ -85,9 +90,12 @@ static const char *last_words(struct running *r) {
 
 static bool is_full(const char *path) {
     struct statvfs v;
-    return !statvfs(path, &v) && (uint64_t)v.f_bavail * v.f_frsize < 1024 * 1024;
+    return !statvfs(path, &v) &&
+           ((uint64_t)v.f_bavail * v.f_frsize < 1024 * 1024 || (v.f_files && !v.f_favail));
 }
 
+// What it says, and for programs that do not say it (umoci panics, tar tells of short writes) what
+// the file system says.
 static int kind_of(const struct tool *t, const char *words) {
     static const struct {
         const char *text;
@@ -97,8 +105,9 @@ static int kind_of(const struct tool *t, const char *words) {
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
         if (strcasestr(words, kinds[i].text))
             return kinds[i].kind;
-    // tar's words for a short write, which is all that is left of the disk or of the limit
-    return !strstr(words, "Wrote only") ? EIO : is_full(t->writable) ? ENOSPC : EFBIG;
+    if (is_full(t->writable))
+        return ENOSPC;
+    return strstr(words, "Wrote only") ? EFBIG : EIO;
 }
 
 // ---- from the outside ----
@@ -225,5 +234,7 @@ int tool_run(const struct tool *t, struct error *err) {
         return 0;
     int kind = kind_of(t, r.words);
     const char *words = last_words(&r);
-    return error_set(err, kind, "%s", *words ? words : t->argv[0]);
+    return kind == ENOSPC
+               ? error_set(err, kind, "the file system is full (%s: %s)", t->argv[0], words)
+               : error_set(err, kind, "%s", *words ? words : t->argv[0]);
 }
