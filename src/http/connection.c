@@ -8,7 +8,7 @@
 
 #include "base/cleanup.h"
 
-enum { OUT_KEPT = 16 * 1024, READS_PER_TURN = 4 };
+enum { OUT_KEPT = 16 * 1024, READS_PER_TURN = 4, CALLS_PER_TURN = 64 }; // fair to the others
 
 static const int64_t never = INT64_MAX;
 
@@ -166,7 +166,7 @@ static bool wants_input(const struct http_connection *c) {
     if (!c->stream || c->lingering)
         return false;
     if (!call)
-        return !http_connection_queued(c);
+        return !http_connection_queued(c) && c->turn_calls < CALLS_PER_TURN;
     if (call->complete || call->broken)
         return false;
     if (streaming(call))
@@ -178,6 +178,7 @@ static bool begin_call(struct http_connection *c) {
     struct http_call *call = http_server_take_call(c->server);
     if (!call)
         return false;
+    c->turn_calls++;
     call->connection = c;
     call->begun_ns = c->server->now_ns;
     call->x.request = &c->parser.head;
@@ -374,6 +375,7 @@ static void turn(struct http_connection *c) {
         apply_eof(c);
     } while (has_work(c));
     c->busy = false;
+    c->turn_calls = 0;
     http_connection_settle(c);
 }
 

@@ -62,7 +62,8 @@ struct http_connection {
     size_t out_at;
     const char *unread; // while feeding: what is behind the current message
     size_t unread_len;
-    struct timer timer; // lazy: armed no later than the deadline, which may have moved on
+    unsigned turn_calls; // begun in this turn
+    struct timer timer;  // lazy: armed no later than the deadline, which may have moved on
     struct loop_task task;
     bool task_due, busy, eof, lingering;
     bool close; // after the current call

@@ -209,12 +209,16 @@ void http_reply_json(struct http_exchange *x, unsigned status, json_t *owned) {
             len = json_dumpb(owned, sb->data, sb->capacity, JSON_COMPACT | JSON_ENCODE_ANY);
     }
     json_decref(owned);
-    if (!len || sb->failed)
+    struct strbuf text = *sb; // the reply may take the server with it
+    if (sb->capacity > JSON_KEPT)
+        strbuf_init(sb, sb->max);
+    bool large = text.capacity > JSON_KEPT;
+    if (!len || text.failed)
         http_reply(x, 500, NULL, NULL, 0); // no memory, not even for an envelope
     else
-        http_reply(x, status, "application/json", sb->data, len);
-    if (sb->capacity > JSON_KEPT)
-        strbuf_free(sb);
+        http_reply(x, status, "application/json", text.data, len);
+    if (large)
+        strbuf_free(&text);
 }
 
 static void reply_envelope(struct http_exchange *x, unsigned status, const char *code,
@@ -249,6 +253,8 @@ void http_reply_refusal(struct http_exchange *x, unsigned status, const char *me
             code = codes[i].code;
     if (!call->head_done)
         x->request = &none;
+    if (status == 503)
+        (void)http_reply_header(x, "Retry-After", "1");
     call->connection->close = true;
     reply_envelope(x, status, code, message);
 }

@@ -40,6 +40,25 @@ static void arena_pieces_are_zeroed_aligned_and_bounded(void **state) {
     arena_free(&a);
 }
 
+static void a_reset_arena_is_like_new(void **state) {
+    struct arena a;
+    (void)state;
+    arena_init(&a, 20000);
+    for (int round = 0; round < 3; round++) {
+        char *first = arena_alloc(&a, 100), *second = arena_alloc(&a, 1000 * (size_t)round + 1);
+        for (size_t i = 0; i < 100; i++)
+            assert_int_equal(first[i], 0);
+        for (size_t i = 0; i < 1000 * (size_t)round + 1; i++)
+            assert_int_equal(second[i], 0);
+        assert_non_null(arena_alloc(&a, 10000)); // a block of its own, not kept
+        memset(first, 'x', 100);
+        memset(second, 'x', 1000 * (size_t)round + 1);
+        arena_reset(&a);
+    }
+    assert_non_null(arena_alloc(&a, 20000)); // the maximum counts anew
+    arena_free(&a);
+}
+
 static void errors_carry_kind_code_and_message(void **state) {
     struct error err;
     char longer[2 * ERROR_MESSAGE_MAX];
@@ -121,6 +140,7 @@ static void a_line_is_one_line_whatever_it_says(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(arena_pieces_are_zeroed_aligned_and_bounded),
+        cmocka_unit_test(a_reset_arena_is_like_new),
         cmocka_unit_test(errors_carry_kind_code_and_message),
         cmocka_unit_test(random_names_have_their_form),
         cmocka_unit_test(a_line_is_one_line_whatever_it_says),
