@@ -23,6 +23,8 @@ struct api {
     struct net *trusted;
     size_t trusted_count;
     struct list held; // creates that came before the domain was ready
+    struct traffic *traffic;
+    unsigned upstreams; // sandboxes that the proxy has reached
 };
 
 // Everything given must outlive it. Refuses addresses in server.trusted_proxies that are none.

@@ -10,6 +10,7 @@
 #include "http/url.h"
 #include "server/api/api.h"
 #include "server/api/handlers.h"
+#include "server/api/resources/traffic.h"
 
 // Paths that need no key, by prefix (lifecycle-api.md 2.2, compat-1.1.1.md L2).
 static const char *const open_prefixes[] = {"/health",       "/version", "/docs",  "/redoc",
@@ -140,6 +141,10 @@ static bool keyless_refused(struct http_exchange *x, const char *origin) {
 
 static bool key_refused(struct http_exchange *x) {
     const char *given = http_header(x, "OPEN-SANDBOX-API-KEY");
+    const char *bearer = http_header(x, "Authorization");
+    if (!given && x->route && x->route->handle == handle_metrics && bearer &&
+        strncasecmp(bearer, "Bearer ", 7) == 0) // all that a scraper can send
+        given = bearer + 7;
     if (!given || !*given) {
         api_refuse(x, ERR_MISSING_API_KEY,
                    "authentication credentials are missing: send the OPEN-SANDBOX-API-KEY header");
@@ -191,6 +196,7 @@ void api_no_route(struct http_exchange *x, const char *allowed) {
 
 // The access line. Queries are left out: they carry tokens.
 void api_finished(struct http_exchange *x) {
+    traffic_count(api_of(x)->traffic, x);
     bool quiet =
         x->route && (x->route->handle == handle_health || x->route->handle == handle_ready);
     if (quiet ? !log_enabled(LOG_LEVEL_DEBUG) : !log_enabled(LOG_LEVEL_INFO))

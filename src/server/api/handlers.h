@@ -7,6 +7,7 @@
 void handle_health(struct http_exchange *x);
 void handle_ready(struct http_exchange *x);
 void handle_version(struct http_exchange *x);
+void handle_metrics(struct http_exchange *x);
 void handle_metrics_event(struct http_exchange *x);
 
 void handle_create(struct http_exchange *x);

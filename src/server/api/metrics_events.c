@@ -5,8 +5,8 @@
 #include "server/api/fields.h"
 #include "server/api/handlers.h"
 
-// Clients tell how long their creates took (compat-1.1.1.md L1). Until there is a metrics page it
-// goes to the debug log.
+// Clients tell how long their creates took (compat-1.1.1.md L1). It goes to the debug
+// log: the metrics page counts what the server itself has seen.
 void handle_metrics_event(struct http_exchange *x) {
     struct problems p = {0};
     int64_t duration = 0;

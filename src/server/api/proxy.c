@@ -41,6 +41,7 @@ void api_release(struct sandbox *sb, void *api) {
         return;
     sb->upstreams = NULL;
     http_upstreams_free(r->ports); // dials no more: r may go
+    r->api->upstreams--;
     free(r);
 }
 
@@ -64,6 +65,7 @@ static struct reach *reach_of(struct http_exchange *x, struct sandbox *sb) {
     r->api = a;
     memcpy(r->id, sb->id, sizeof r->id);
     sb->upstreams = r;
+    a->upstreams++;
     return r;
 }
 

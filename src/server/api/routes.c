@@ -38,6 +38,7 @@ static const struct http_route routes[] = {
     {"GET", "/openapi.json", handle_not_built, BUFFERED, OPEN | ROOT, later},
     {"GET", "/docs", handle_not_built, BUFFERED, OPEN | ROOT, later},
     {"GET", "/redoc", handle_not_built, BUFFERED, OPEN | ROOT, later},
+    {"GET", "/metrics", handle_metrics, BUFFERED, ROOT, ""},
     {"POST", "/metrics/events", handle_metrics_event, BUFFERED, MOUNT, "INVALID_REQUEST"},
 
     {"POST", "/sandboxes", handle_create, BUFFERED, 0, create_codes},

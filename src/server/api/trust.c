@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/parse.h"
 #include "server/api/api.h"
+#include "server/api/resources/traffic.h"
 
 static int net_parse(const char *text, struct net *ret) {
     char address[64];
@@ -55,8 +56,11 @@ int api_init(struct api *a, const struct config *c, struct domain *d, unsigned f
     *a = (struct api){.config = c, .domain = d, .features = features};
     list_init(&a->held);
     a->trusted = calloc(count + 1, sizeof *a->trusted);
-    if (!a->trusted)
+    a->traffic = traffic_new();
+    if (!a->trusted || !a->traffic) {
+        api_clear(a);
         return error_set(err, ENOMEM, "out of memory");
+    }
     for (; a->trusted_count < count; a->trusted_count++) {
         if (net_parse(c->trusted_proxies[a->trusted_count], &a->trusted[a->trusted_count]) == 0)
             continue;
@@ -72,5 +76,6 @@ int api_init(struct api *a, const struct config *c, struct domain *d, unsigned f
 
 void api_clear(struct api *a) {
     free(a->trusted);
+    traffic_free(a->traffic);
     *a = (struct api){0};
 }

@@ -274,6 +274,7 @@ static void end(struct operation *op, const struct error *err) {
         return;
     }
     d->metrics.creates++;
+    measure_create(&d->measures, sb);
     sb->key = NULL; // kept, whatever becomes of the sandbox now
     holds_release(sb);
     tell_all(t, sb, NULL);

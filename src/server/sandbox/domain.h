@@ -5,6 +5,7 @@
 #include "base/map.h"
 #include "server/sandbox/keys.h"
 #include "server/sandbox/lifecycle.h"
+#include "server/sandbox/measure/measure.h"
 #include "server/sandbox/operation.h"
 #include "server/sandbox/snapshot/snapshot.h"
 #include "server/sandbox/state.h"
@@ -34,6 +35,7 @@ struct domain {
     struct heap deadlines;
     struct timer alarm;
     struct domain_metrics metrics;
+    struct measures measures;
 };
 
 // ---- domain.c ----

@@ -83,7 +83,10 @@ static void dial_run(struct job *job) {
 
 static void dial_done(struct job *job) {
     struct call *c = CONTAINER_OF(job, struct call, job);
-    c->domain->inflight--;
+    struct domain *d = c->domain;
+    d->inflight--;
+    d->metrics.dials++;
+    d->metrics.dials_failed += c->error.kind != 0;
     c->dialled(c->fd, c->error.kind ? &c->error : NULL, c->arg);
     free(c);
 }

@@ -30,6 +30,7 @@ struct domain_settings {
 struct domain_metrics {
     uint64_t creates, creates_failed, creates_refused, creates_abandoned;
     uint64_t deletes, expired, removed, teardown_retries, exited, pauses, resumes, renewals;
+    uint64_t dials, dials_failed; // connections into sandboxes
 };
 
 struct domain *domain_new(const struct domain_settings *s, struct error *err);
