@@ -179,7 +179,7 @@ class Registry:
 
     def push(self, layout, name, *options):
         creds = ["--dest-creds", ":".join(next(iter(self.users.items())))] if self.users else []
-        subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", *creds, *options, f"oci:{layout}:x",
+        subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", *creds, *options, f"oci:{layout}",
                         f"docker://{self.host}/{name}"], check=True, capture_output=True, text=True)
 
     def requests(self):

@@ -117,6 +117,43 @@ def test_layout_archive_and_docker_archive(plain, tmp_path):
         assert (root(plain, image_id) / "bin/sh").is_symlink()
 
 
+def restyle(image, path, layer_type, compress, manifest_type=None, config_type=None):
+    """Writes the layout with other layers or media types; returns the manifest's digest."""
+    blobs, digest = image.blobs()
+    manifest = json.loads(blobs[digest])
+    out = {manifest["config"]["digest"]: blobs[manifest["config"]["digest"]]}
+    manifest["layers"] = []
+    for layer in image.layers:
+        data = compress(layer)
+        out[images.sha(data)] = data
+        manifest["layers"].append({"mediaType": layer_type, "digest": images.sha(data), "size": len(data)})
+    manifest["mediaType"] = manifest_type or manifest["mediaType"]
+    manifest["config"]["mediaType"] = config_type or manifest["config"]["mediaType"]
+    data = json.dumps(manifest).encode()
+    out[images.sha(data)] = data
+    images.write_layout(path, {"schemaVersion": 2, "manifests": [{"mediaType": manifest["mediaType"], "digest": images.sha(data), "size": len(data),
+                                                                 "annotations": {"org.opencontainers.image.ref.name": "x"}}]}, out)
+    return images.sha(data)
+
+
+def test_layers_and_types_that_umoci_does_not_know(plain, registry, tmp_path):
+    def zstd(data):
+        return subprocess.run(["zstd", "-q"], input=data, check=True, capture_output=True).stdout
+    D = images.DOCKER
+    styles = {"zstd": (images.OCI + "layer.v1.tar+zstd", zstd), "plain": (images.OCI + "layer.v1.tar", bytes),
+              "docker": (D + "image.rootfs.diff.tar.gzip", gzip.compress, D + "distribution.manifest.v2+json", D + "container.image.v1+json")}
+    configure(plain, insecure_registries=[registry.host])
+    for name, style in styles.items():
+        digest = restyle(small(config={"Cmd": [name]}), tmp_path / name, *style)
+        image_id = imported(plain, "import", str(tmp_path / name), f"made/{name}:1")
+        assert image_id == "sha256-" + digest[7:]
+        assert (root(plain, image_id) / "bin/busybox").is_file()
+        plain.cli("image", "rm", image_id)
+        registry.push(tmp_path / name, f"team/{name}:1", "--preserve-digests")
+        assert imported(plain, "pull", f"{registry.host}/team/{name}:1") == image_id
+        assert (root(plain, image_id) / "bin/busybox").is_file()
+
+
 def test_layers_in_order_with_whiteouts(plain, tmp_path):
     e = images
     made = e.Image([e.small_root() + [e.directory("d"), e.entry("d/old", "1"), e.entry("gone", "1"), e.entry("owned", "1", uid=1234, gid=4321, mode=0o4755)],

@@ -63,6 +63,12 @@ static void registry_options(struct command *c, const struct fetch *f, const cha
     }
 }
 
+// umoci 0.4 knows no zstd.
+static void gzip_layers(struct command *c) {
+    word(c, "--dest-compress");
+    word(c, "--dest-compress-format=gzip");
+}
+
 // ---- credentials ----
 
 static char *encode_pair(const char *username, const char *password) {
@@ -200,6 +206,8 @@ static int copy(const struct fetch *f, const struct manifest *m, struct error *e
     word(&c, "copy");
     word(&c, "-q");
     registry_options(&c, f, "--src-tls-verify=false", "--src-cert-dir");
+    if (m->zstd)
+        gzip_layers(&c);
     (void)snprintf(c.source, sizeof c.source, "docker://%s/%s@%s", f->reference->registry,
                    f->reference->repository, m->digest);
     (void)snprintf(c.target, sizeof c.target, "oci:%s/layout:x", f->work->path);
@@ -236,5 +244,20 @@ int fetch_archive(struct work *w, int file, struct error *err) {
     (void)snprintf(c.target, sizeof c.target, "oci:%s/layout:x", w->path);
     word(&c, c.target);
     work_step(w, "reading", "layout", 0);
+    return tool_run(&c.tool, err) ? work_failed(w, ERR_R_IMAGE_INVALID, err) : 0;
+}
+
+int fetch_convert(struct work *w, struct error *err) {
+    struct command c;
+    begin(&c, w, NULL);
+    word(&c, "copy");
+    word(&c, "-q");
+    gzip_layers(&c);
+    // by its tag it would find OCI's types only
+    (void)snprintf(c.source, sizeof c.source, "oci:%s/layout", w->path);
+    (void)snprintf(c.target, sizeof c.target, "oci:%s/converted:x", w->path);
+    word(&c, c.source);
+    word(&c, c.target);
+    work_step(w, "converting", "converted", 0);
     return tool_run(&c.tool, err) ? work_failed(w, ERR_R_IMAGE_INVALID, err) : 0;
 }

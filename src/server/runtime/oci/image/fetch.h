@@ -20,5 +20,7 @@ int fetch_resolve(const struct fetch *f, struct manifest *ret, struct error *err
 int fetch_copy(const struct fetch *f, const struct manifest *m, struct error *err);
 // The same from a docker-archive file.
 int fetch_archive(struct work *w, int file, struct error *err);
+// <work>/layout -> <work>/converted, with OCI's media types and gzip only.
+int fetch_convert(struct work *w, struct error *err);
 
 #endif

@@ -154,6 +154,7 @@ static int read_layers(const json_t *layers, struct manifest *m, struct error *e
         if (role != ROLE_LAYER)
             return INVALID(err, "layer %zu of the image is of the type \"%.100s\"", i,
                            type ? type : "");
+        m->zstd |= strstr(type, "+zstd") != NULL;
         if (m->layer_bytes + m->layer[i].bytes < m->layer_bytes)
             return INVALID(err, "the sizes of the image's layers are absurd");
         m->layer_bytes += m->layer[i].bytes;

@@ -53,6 +53,7 @@ enum manifest_kind { MANIFEST_IMAGE, MANIFEST_INDEX };
 struct manifest {
     enum manifest_kind kind;
     bool docker;                   // media types of Docker, not of OCI
+    bool zstd;                     // some layer is compressed by it
     char digest[DIGEST_TEXT_SIZE]; // of the bytes given
     struct blob chosen;            // index only: the entry for the platform
     struct blob config;            // image only, with what follows

@@ -23,7 +23,7 @@ static struct tool tool_of(struct work *w) {
 
 // ---- layouts ----
 
-// umoci reads index.json again and wants a tag: it gets one entry, the manifest that was checked.
+// Tools read index.json again and want a tag: it gets one entry, the manifest that was checked.
 static int write_index(int layout, const struct manifest *m, struct error *err) {
     char path[96];
     struct stat st;
@@ -32,13 +32,48 @@ static int write_index(int layout, const struct manifest *m, struct error *err) 
         return error_errno(err, errno, "manifest");
     cleanup_json json_t *j =
         json_pack("{s:i,s:[{s:s,s:s,s:I,s:{s:s}}]}", "schemaVersion", 2, "manifests", "mediaType",
-                  "application/vnd.oci.image.manifest.v1+json", "digest", m->digest, "size",
-                  (json_int_t)st.st_size, "annotations", "org.opencontainers.image.ref.name", "x");
+                  m->docker ? "application/vnd.docker.distribution.manifest.v2+json"
+                            : "application/vnd.oci.image.manifest.v1+json",
+                  "digest", m->digest, "size", (json_int_t)st.st_size, "annotations",
+                  "org.opencontainers.image.ref.name", "x");
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, 4096);
     if (!j || json_write(j, &sb))
         return error_set(err, ENOMEM, "out of memory");
     return fd_replace_file(layout, "index.json", sb.data, sb.len, 0600, err);
+}
+
+// Reads <work>/layout and leaves one image in it.
+static int check_layout(struct work *w, const struct platform *want, struct manifest *m,
+                        struct image_config *config, struct error *err) {
+    cleanup_close int layout =
+        openat(w->dir, "layout", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (layout < 0)
+        return error_server(err, ERR_R_IMAGE_INVALID, "image %s is no OCI layout", w->what);
+    if (manifest_read_layout(layout, want, m, config, err))
+        return error_wrap(err, "image %s", w->what);
+    if (m->layer_bytes > w->settings->image_max_bytes)
+        (void)error_set(err, EFBIG, "layers");
+    else if (!write_index(layout, m, err))
+        return 0;
+    image_config_clear(config);
+    return -1;
+}
+
+// What umoci cannot read, skopeo makes it.
+static int convert(struct work *w, const struct platform *want, struct error *err) {
+    cleanup_free struct manifest *m = malloc(sizeof *m);
+    struct image_config config;
+    if (!m)
+        return error_set(err, ENOMEM, "out of memory");
+    if (fetch_convert(w, err) || path_remove_tree(w->dir, "layout", err))
+        return -1;
+    if (renameat(w->dir, "converted", w->dir, "layout"))
+        return error_errno(err, errno, "layout");
+    if (check_layout(w, want, m, &config, err))
+        return -1;
+    image_config_clear(&config);
+    return 0;
 }
 
 static int run_umoci(struct work *w, struct error *err) {
@@ -52,26 +87,13 @@ static int run_umoci(struct work *w, struct error *err) {
     return tool_run(&t, err);
 }
 
-static int read_and_unpack(struct work *w, int layout, const struct platform *want,
-                           struct manifest *m, struct error *err) {
-    if (m->docker)
-        return error_server(err, ERR_R_IMAGE_INVALID,
-                            "image %s: an OCI layout with Docker's media types", w->what);
-    if (m->layer_bytes > w->settings->image_max_bytes)
-        return error_set(err, EFBIG, "layers");
-    return write_index(layout, m, err) ? -1 : run_umoci(w, err);
-}
-
 int unpack_layout(struct work *w, const struct platform *want, struct manifest *ret,
                   struct image_config *ret_config, struct error *err) {
-    struct image_config config = {0};
-    cleanup_close int layout =
-        openat(w->dir, "layout", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (layout < 0)
-        return error_server(err, ERR_R_IMAGE_INVALID, "image %s is no OCI layout", w->what);
-    if (manifest_read_layout(layout, want, ret, &config, err))
-        return error_wrap(err, "image %s", w->what);
-    if (read_and_unpack(w, layout, want, ret, err) || path_remove_tree(w->dir, "layout", err)) {
+    struct image_config config;
+    if (check_layout(w, want, ret, &config, err))
+        return work_failed(w, ERR_R_IMAGE_INVALID, err);
+    if (((ret->docker || ret->zstd) && convert(w, want, err)) || run_umoci(w, err) ||
+        path_remove_tree(w->dir, "layout", err)) {
         image_config_clear(&config);
         return work_failed(w, ERR_R_IMAGE_INVALID, err);
     }
