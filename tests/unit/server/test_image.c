@@ -249,9 +249,12 @@ static void opening_sweeps(void **state) {
     import(f, f->store, "hello", "made/x:1", &info);
     assert_int_equal(image_store_ref(f->store, info.id, "alive", &f->err), 0);
     assert_int_equal(image_store_ref(f->store, info.id, "dead", &f->err), 0);
+    assert_int_equal(image_store_ref(f->store, info.id, "snapshot", &f->err), 0);
     image_store_close(f->store);
     assert_int_equal(mkdirat(f->dir, "oci/sandboxes", 0700), 0);
     assert_int_equal(mkdirat(f->dir, "oci/sandboxes/alive", 0700), 0);
+    assert_int_equal(mkdirat(f->dir, "oci/layers", 0700), 0);
+    assert_int_equal(mkdirat(f->dir, "oci/layers/snapshot", 0700), 0);
     assert_int_equal(mkdirat(f->dir, "oci/images/.tmp-dead", 0700), 0);
     assert_int_equal(mkdirat(f->dir, "oci/images/.tmp-dead/rootfs", 0700), 0);
     assert_int_equal(mkdirat(f->dir, "oci/images/.tmp-busy", 0700), 0);
@@ -265,6 +268,7 @@ static void opening_sweeps(void **state) {
     assert_true(there(f, "images", ".tmp-busy"));
     assert_true(there(f, "image-refs", "alive"));
     assert_false(there(f, "image-refs", "dead"));
+    assert_true(there(f, "image-refs", "snapshot"));
     assert_true(ready(f->store, "made/x:1"));
     assert_null(image_store_get(f->store, "sha256-half"));
 }

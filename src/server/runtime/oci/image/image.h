@@ -9,7 +9,8 @@
 //   deleted at open
 // - image-names/<hex>.json: reference and platform -> image id, with the time of the last answer of
 //   the registry
-// - image-refs/<sandbox id>: a symbolic link whose text is the image id: that sandbox needs it
+// - image-refs/<user>: a symbolic link whose text is the image id: that sandbox or snapshot needs
+// it
 // - trash/: renamed first, deleted then
 //
 // The command line uses the same store beside a running server: files are the truth, the index in
@@ -70,16 +71,17 @@ int image_store_import(struct image_store *s, const char *path, const char *name
 // it.
 struct image *image_store_get(struct image_store *s, const char *image_id);
 // From here to unref the image is not removed, by anybody, also over restarts of the server.
-// Idempotent; for provision (before the root is used) and adopt. IMAGE_NOT_FOUND when it has just
-// been removed.
-int image_store_ref(struct image_store *s, const char *image_id, const char *sandbox_id,
+// Idempotent; for provision (before the root is used) and adopt. `user` is a sandbox or snapshot
+// id: a reference whose sandboxes/<user> and layers/<user> are both gone is dropped at the next
+// start of the server. IMAGE_NOT_FOUND when the image has just been removed.
+int image_store_ref(struct image_store *s, const char *image_id, const char *user,
                     struct error *err);
-void image_store_unref(struct image_store *s, const char *sandbox_id); // idempotent; for destroy
+void image_store_unref(struct image_store *s, const char *user); // idempotent; for destroy
 
 struct image_listing {
     char id[IMAGE_ID_MAX];
     uint64_t bytes;
-    unsigned used_by;    // sandboxes
+    unsigned used_by;    // sandboxes and snapshots
     int64_t last_use_us; // wall clock
     char *names;         // references, separated by one space; "" when none
 };

@@ -362,20 +362,29 @@ static int take_lock(struct image_store *s, int dir, enum image_store_mode mode,
     return 0;
 }
 
-// References of sandboxes that ended between two steps of ours. Nobody creates one now: the server
-// that could holds the lock, and it is us.
-static int drop_dead_refs(struct image_store *s, int dir, struct error *err) {
-    cleanup_close int sandboxes =
-        openat(dir, "sandboxes", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *d = sandboxes < 0 ? NULL : list_dir(s->refs);
-    if (!d)
-        return 0; // no sandboxes yet, no references
-    for (struct dirent *e; (e = readdir(d));)
-        if (e->d_name[0] != '.' && faccessat(sandboxes, e->d_name, F_OK, AT_SYMLINK_NOFOLLOW))
+static bool lives(const int *homes, size_t count, const char *user) {
+    for (size_t i = 0; i < count; i++)
+        if (homes[i] >= 0 && !faccessat(homes[i], user, F_OK, AT_SYMLINK_NOFOLLOW))
+            return true;
+    return false;
+}
+
+// References of sandboxes and snapshots that ended between two steps of ours. Nobody creates one
+// now: the server that could holds the lock, and it is us.
+static void drop_dead_refs(struct image_store *s, int dir) {
+    static const char *const names[] = {"sandboxes", "layers"};
+    int homes[ARRAY_SIZE(names)];
+    DIR *d = list_dir(s->refs);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+        homes[i] = openat(dir, names[i], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (e->d_name[0] != '.' && !lives(homes, ARRAY_SIZE(homes), e->d_name))
             (void)unlinkat(s->refs, e->d_name, 0); // tried again at the next start
-    (void)closedir(d);
-    (void)err;
-    return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+        if (homes[i] >= 0)
+            (void)close(homes[i]);
+    if (d)
+        (void)closedir(d);
 }
 
 static int drop_damaged(struct image_store *s, struct error *err) {
@@ -429,8 +438,11 @@ static int open_all(struct image_store *s, enum image_store_mode mode, struct er
         return -1;
     if (work_sweep(s->images, err))
         return -1;
-    if (mode == IMAGE_STORE_SERVER && (drop_dead_refs(s, dir, err) || drop_damaged(s, err)))
-        return -1;
+    if (mode == IMAGE_STORE_SERVER) {
+        drop_dead_refs(s, dir);
+        if (drop_damaged(s, err))
+            return -1;
+    }
     watch(s);
     return index_refresh(s, err);
 }

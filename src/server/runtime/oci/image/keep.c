@@ -19,7 +19,7 @@ enum { GRACE_S = 60, PRUNE_MS = 24 * 3600 * 1000, PREFIX_MIN = 8 };
 
 // ---- references ----
 
-int image_store_ref(struct image_store *s, const char *image_id, const char *sandbox_id,
+int image_store_ref(struct image_store *s, const char *image_id, const char *user,
                     struct error *err) {
     cleanup_close int guard = index_guard(s, LOCK_SH);
     if (guard < 0)
@@ -27,14 +27,14 @@ int image_store_ref(struct image_store *s, const char *image_id, const char *san
     // the time of the directory is that of the last use; nothing else changes it
     if (utimensat(s->images, image_id, NULL, AT_SYMLINK_NOFOLLOW))
         return error_server(err, ERR_R_IMAGE_NOT_FOUND, "image %s has just been removed", image_id);
-    if (symlinkat(image_id, s->refs, sandbox_id) && errno != EEXIST)
+    if (symlinkat(image_id, s->refs, user) && errno != EEXIST)
         return error_errno(err, errno, "reference to image %s", image_id);
     return 0;
 }
 
-void image_store_unref(struct image_store *s, const char *sandbox_id) {
+void image_store_unref(struct image_store *s, const char *user) {
     struct error err;
-    if (unlinkat(s->refs, sandbox_id, 0))
+    if (unlinkat(s->refs, user, 0))
         return; // there was none
     if (clock_boot_ms() >= __atomic_load_n(&s->next_prune_ms, __ATOMIC_RELAXED) &&
         image_store_prune(s, &err))
