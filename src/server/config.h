@@ -64,6 +64,9 @@ struct config {
         pull_timeout_s;
     // [store]
     char *store_type, *store_path, *synchronous;
+    // [renew_intent]
+    bool renew_enabled;
+    int64_t renew_interval_s;
     // [storage]
     char **allowed_host_paths;
     // [secure_runtime], of docker alone

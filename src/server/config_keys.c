@@ -228,8 +228,11 @@ const struct config_key config_keys[] = {
     UNUSED("otel", "endpoint", NULL),
     UNUSED("otel", "service_name", NULL),
     UNUSED("otel", "export_interval_millis", NULL),
-    UNUSED("renew_intent", "enabled", "renewal on access is not built yet"),
-    UNUSED("renew_intent", "min_interval_seconds", NULL),
+    BOOL("renew_intent", "enabled", renew_enabled, "false",
+         "requests through the proxy extend sandboxes that ask for it with "
+         "extensions[\"access.renew.extend.seconds\"]"),
+    INT("renew_intent", "min_interval_seconds", renew_interval_s, "60", 1, 86400,
+        "least time between two such renewals of one sandbox"),
     UNUSED_SECRET("renew_intent", "redis"),
     UNUSED("tenants", "provider", NULL),
     UNUSED("tenants", "endpoint", NULL),

@@ -237,6 +237,8 @@ static int open_domain(struct server *s, struct error *err) {
         .create_wait_ms = c->create_wait_s * 1000,
         .failed_retention_s = c->failed_retention_s,
         .max_timeout_s = c->timeout_max_s,
+        .renew_on_access = c->renew_enabled,
+        .renew_interval_s = c->renew_interval_s,
         .default_pids = (uint64_t)(is_docker(c) ? c->docker_pids : c->pids_limit),
     };
     s->domain = domain_new(&domain, err);

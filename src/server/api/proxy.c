@@ -8,6 +8,7 @@
 #include "http/url.h"
 #include "server/api/api.h"
 #include "server/api/handlers.h"
+#include "server/sandbox/renew/renew.h"
 
 enum {
     UPSTREAMS_MAX = 64, // ports of a sandbox that are in use at the same time
@@ -155,6 +156,30 @@ struct call { // lives in the exchange's arena while held
     struct hold *hold;
 };
 
+static bool token_matches(struct http_exchange *x, const struct sandbox *sb, const char *purpose,
+                          const char *field) {
+    char token[SANDBOX_TOKEN_SIZE];
+    const char *given = http_header(x, field);
+    domain_token(api_of(x)->domain, purpose, sb->id, token);
+    return given && strlen(given) == strlen(token) &&
+           constant_time_equal(given, token, strlen(token));
+}
+
+static bool is_ping(const struct http_exchange *x, unsigned port) {
+    return port == EXECD_PORT && strcmp(x->request->method, "GET") == 0 &&
+           strcmp(x->rest, "/ping") == 0;
+}
+
+// A ping without token is no access, and `OpenSandbox-Access-Renew: skip` (compat-1.1.1.md L27) is
+// for whoever looks without using.
+static void count_access(struct http_exchange *x, struct sandbox *sb, unsigned port) {
+    const char *wish = http_header(x, "OpenSandbox-Access-Renew");
+    if ((wish && strcasecmp(wish, "skip") == 0) ||
+        (is_ping(x, port) && !token_matches(x, sb, "execd", "X-EXECD-ACCESS-TOKEN")))
+        return;
+    renew_access(api_of(x)->domain, sb, "server_proxy");
+}
+
 static void forward(struct http_exchange *x, struct sandbox *sb, unsigned port) {
     struct http_field add[3];
     struct passage *p = arena_alloc(x->arena, sizeof *p);
@@ -189,6 +214,7 @@ static void forward(struct http_exchange *x, struct sandbox *sb, unsigned port) 
         .code_time_out = error_code(ERR_BACKEND_TIMEOUT),
         .code_busy = error_code(ERR_OVERLOADED),
     };
+    count_access(x, sb, port);
     http_proxy_run(x, u, &policy);
 }
 
@@ -247,20 +273,9 @@ static void hold(struct http_exchange *x, const struct sandbox *sb, unsigned por
         c->hold = h;
 }
 
-static bool token_matches(struct http_exchange *x, const struct sandbox *sb, const char *purpose,
-                          const char *field) {
-    char token[SANDBOX_TOKEN_SIZE];
-    const char *given = http_header(x, field);
-    domain_token(api_of(x)->domain, purpose, sb->id, token);
-    return given && strlen(given) == strlen(token) &&
-           constant_time_equal(given, token, strlen(token));
-}
-
 // Ends the exchange and returns false when a token is missing.
 static bool authorised(struct http_exchange *x, const struct sandbox *sb, unsigned port) {
-    bool ping = port == EXECD_PORT && strcmp(x->request->method, "GET") == 0 &&
-                strcmp(x->rest, "/ping") == 0;
-    if (ping) // says nothing but alive; clients take a 401 from it for final
+    if (is_ping(x, port)) // says nothing but alive; clients take a 401 from it for final
         return true;
     if (sb->spec->secure_access &&
         !token_matches(x, sb, "secure-access", "OpenSandbox-Secure-Access")) {

@@ -24,6 +24,8 @@ struct domain_settings {
     int64_t failed_retention_s; // server.failed_retention_seconds
     int64_t max_timeout_s;      // server.max_sandbox_timeout_seconds; 0: none
     uint64_t default_pids;
+    bool renew_on_access;     // renew_intent.enabled
+    int64_t renew_interval_s; // renew_intent.min_interval_seconds
 };
 
 // Counters since the start.

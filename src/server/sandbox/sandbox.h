@@ -50,6 +50,8 @@ struct sandbox {
     struct list holds;         // endpoint.c: proxy requests held while Pending
     struct teardown *teardown; // teardown.c: the one that runs or has failed
     unsigned renewing;         // renewals on their way: the old deadline does not count
+    bool access_renewing;      // renew.c: one of them is of an access
+    int64_t access_next_ms;    // boot clock; no access renews before
     struct key *key;           // keys.c: its create came with it and has not succeeded yet
 };
 
