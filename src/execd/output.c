@@ -295,8 +295,10 @@ void output_end(struct output *o) {
         while (o->space->ended_memory > OUTPUT_ENDED_MEMORY && drop_oldest(o->space, false))
             ;
     }
-    LIST_EACH(&o->readers, node) {
+    const struct list *head = &o->readers; // not read again: the last reader may free the output
+    for (struct list *node = o->readers.next, *next; node != head; node = next) {
         struct output_reader *r = LIST_ENTRY(node, struct output_reader, node);
+        next = node->next;
         r->more(r);
     }
 }

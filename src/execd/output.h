@@ -69,7 +69,8 @@ size_t output_room(struct output *o);
 // Takes all of it (more than output_room() overwrites what a holding reader has not read: do not).
 // Readers' more() is called from inside.
 void output_append(struct output *o, enum output_stream from, const void *data, size_t len);
-void output_end(struct output *o); // nothing comes any more; readers are told
+// Nothing comes any more; readers are told, and the last of them may free the output.
+void output_end(struct output *o);
 // Copies up to size bytes from offset, which must be >= begin. Bytes, 0 at total.
 size_t output_copy(const struct output *o, uint64_t offset, void *data, size_t size);
 

@@ -258,6 +258,23 @@ static void a_full_disk_is_a_smaller_ring(void **state) {
     check(&b->output, b->output.begin, 64 * KIB);
 }
 
+static void free_all(struct output_reader *r) {
+    struct output *o = r->output;
+    output_detach(r);
+    output_clear(o);
+    free(o);
+}
+
+static void the_last_reader_may_free_an_ended_output(void **state) {
+    struct bench *b = *state;
+    struct output *o = malloc(sizeof *o);
+    struct output_reader first, second;
+    output_init(o, &b->space, 0);
+    output_attach(o, &first, 0, 0, output_detach);
+    output_attach(o, &second, 0, 0, free_all);
+    output_end(o);
+}
+
 static void a_small_ring_for_replay(void **state) {
     struct bench *b = *state;
     struct output o;
@@ -290,6 +307,7 @@ int main(void) {
         TEST(the_oldest_ended_output_goes_first),
         TEST(memory_of_ended_outputs_is_bounded),
         TEST(a_full_disk_is_a_smaller_ring),
+        TEST(the_last_reader_may_free_an_ended_output),
         TEST(a_small_ring_for_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
