@@ -199,31 +199,44 @@ static void refused(struct http_connection *c) {
                            c->parser.reason ? c->parser.reason : "malformed request");
 }
 
+static void report(struct http_call *call) {
+    const struct http_server_settings *s = &call->x.server->settings;
+    if (call->finished)
+        return;
+    call->finished = true;
+    if (s->finished)
+        s->finished(&call->x);
+}
+
+// Whether the reply has left, but the rest of the body is still read away.
+static bool discarding(struct http_connection *c) {
+    if (c->call->complete || !c->stream || c->eof)
+        return false;
+    if (c->call->discarded > HTTP_DISCARD_MAX)
+        c->close = true;
+    return !c->close;
+}
+
+static bool ends(const struct http_connection *c, bool unread) {
+    return c->close || unread || c->server->draining || (c->eof && !c->pending.len);
+}
+
 // The current call is over when its reply has left and its body is done with.
 static void finish_if_over(struct http_connection *c) {
     struct http_call *call = c->call;
     if (!call || !call->ended || (c->stream && http_connection_queued(c)))
         return;
-    if (!call->finished) {
-        call->finished = true;
-        if (c->server->settings.finished)
-            c->server->settings.finished(&call->x);
-    }
-    bool unread = !call->complete;
-    if (unread && call->discarded > HTTP_DISCARD_MAX)
-        c->close = true;
-    if (c->stream && unread && !c->close && !c->eof)
+    report(call);
+    if (discarding(c))
         return;
+    bool unread = !call->complete;
     c->call = NULL;
     http_server_give_call(c->server, call);
-    if (!c->stream)
-        return;
     if (c->out.capacity > OUT_KEPT)
         strbuf_free(&c->out);
-    if (c->close || unread || c->server->draining || (c->eof && !c->pending.len))
+    c->idle_ns = c->server->now_ns;
+    if (c->stream && ends(c, unread))
         end_connection(c, unread || c->pending.len || c->unread_len);
-    else
-        c->idle_ns = c->server->now_ns;
 }
 
 // After some bytes of the current message were parsed.
@@ -259,6 +272,7 @@ static size_t feed(struct http_connection *c, const char *data, size_t len) {
         if (n == 0 && c->call && !c->call->complete) // cannot be; and must not spin
             http_connection_cut(c);
     }
+    c->unread = NULL;
     c->unread_len = 0;
     return at;
 }

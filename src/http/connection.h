@@ -60,7 +60,7 @@ struct http_connection {
     struct strbuf pending;
     struct strbuf out; // [out_at..] waits for the socket
     size_t out_at;
-    const char *unread; // while feeding: what is behind the current message
+    const char *unread; // while feeding, else NULL: what is behind the current message
     size_t unread_len;
     unsigned turn_calls; // begun in this turn
     struct timer timer;  // lazy: armed no later than the deadline, which may have moved on

@@ -106,15 +106,13 @@ static void add_number(struct strbuf *sb, uint64_t n) {
     (void)strbuf_add(sb, text + at, sizeof text - at);
 }
 
-static void add_date(struct http_server *s, struct strbuf *sb) {
+static const char *date_of(struct http_server *s) {
     if (s->now_ns >= s->date_until_ns) {
         int64_t now_us = clock_wall_us();
         clock_format_http(now_us / 1000000, s->date);
         s->date_until_ns = clock_boot_ns() + (1000000 - now_us % 1000000) * 1000;
     }
-    (void)strbuf_add(sb, "Date: ", 6);
-    (void)strbuf_adds(sb, s->date);
-    (void)strbuf_add(sb, "\r\n", 2);
+    return s->date;
 }
 
 // Whether the connection can take another request behind this reply.
@@ -132,33 +130,35 @@ static bool keeps(const struct http_call *call, bool delimited) {
            (head->chunked || head->content_length - (int64_t)call->received <= HTTP_DISCARD_MAX);
 }
 
-// length -1: not known beforehand.
-static struct strbuf *build_head(struct http_call *call, unsigned status, const char *type,
-                                 int64_t length) {
-    struct http_exchange *x = &call->x;
-    struct strbuf *sb = &x->server->head;
-    bool head = strcmp(x->request->method, "HEAD") == 0;
-    bool lengthless = status == 204 || status == 304 || status < 200;
+static void add_field(struct strbuf *sb, const char *name, size_t len, const char *value) {
+    (void)strbuf_add(sb, name, len);
+    (void)strbuf_adds(sb, value);
+    (void)strbuf_add(sb, "\r\n", 2);
+}
+
+// The status line, Date and what the handler asked for.
+static struct strbuf *begin_head(struct http_call *call, unsigned status) {
+    struct strbuf *sb = &call->x.server->head;
     call->begun = true;
-    call->bodiless = head || lengthless;
-    call->chunked = !call->bodiless && length < 0 && x->request->minor > 0;
-    call->connection->close =
-        !keeps(call, call->bodiless || call->chunked || length >= 0); // said, so it is done
-    x->status = status;
+    call->x.status = status;
     strbuf_clear(sb);
     (void)strbuf_add(sb, "HTTP/1.1 ", 9);
     add_number(sb, status);
-    (void)strbuf_addc(sb, ' ');
-    (void)strbuf_adds(sb, reason_of(status));
-    (void)strbuf_add(sb, "\r\n", 2);
+    add_field(sb, " ", 1, reason_of(status));
     if (!call->has_date)
-        add_date(x->server, sb);
+        add_field(sb, "Date: ", 6, date_of(call->x.server));
     (void)strbuf_add(sb, call->fields.data, call->fields.len);
-    if (type) {
-        (void)strbuf_add(sb, "Content-Type: ", 14);
-        (void)strbuf_adds(sb, type);
-        (void)strbuf_add(sb, "\r\n", 2);
-    }
+    return sb;
+}
+
+// How the body is delimited, and whether the connection goes on. length -1: not known beforehand.
+static void add_framing(struct strbuf *sb, struct http_call *call, int64_t length) {
+    struct http_connection *c = call->connection;
+    const struct http_head *request = call->x.request;
+    unsigned status = call->x.status;
+    bool lengthless = status == 204 || status == 304 || status < 200;
+    call->bodiless = lengthless || strcmp(request->method, "HEAD") == 0;
+    call->chunked = !call->bodiless && length < 0 && request->minor > 0;
     if (call->chunked) {
         (void)strbuf_adds(sb, "Transfer-Encoding: chunked\r\n");
     } else if (length >= 0 && (!lengthless || (status == 304 && length > 0))) {
@@ -166,10 +166,19 @@ static struct strbuf *build_head(struct http_call *call, unsigned status, const 
         add_number(sb, (uint64_t)length);
         (void)strbuf_add(sb, "\r\n", 2);
     }
-    if (call->connection->close)
+    c->close = !keeps(call, call->bodiless || call->chunked || length >= 0); // said, so it is done
+    if (c->close)
         (void)strbuf_adds(sb, "Connection: close\r\n");
-    else if (x->request->minor == 0)
+    else if (request->minor == 0)
         (void)strbuf_adds(sb, "Connection: keep-alive\r\n");
+}
+
+static struct strbuf *build_head(struct http_call *call, unsigned status, const char *type,
+                                 int64_t length) {
+    struct strbuf *sb = begin_head(call, status);
+    if (type)
+        add_field(sb, "Content-Type: ", 14, type);
+    add_framing(sb, call, length);
     (void)strbuf_add(sb, "\r\n", 2);
     if (sb->failed) // no memory: half a head helps nobody
         http_connection_cut(call->connection);
@@ -395,32 +404,19 @@ void http_body_resume(struct http_exchange *x) {
 struct stream *http_tunnel(struct http_exchange *x, const char **ret_early, size_t *ret_early_len) {
     struct http_call *call = http_call_of(x);
     struct http_connection *c = call->connection;
-    const char *early = c->busy && c->unread_len ? c->unread : c->pending.data;
-    size_t len = c->busy && c->unread_len ? c->unread_len : c->pending.len;
-    struct strbuf *sb = &x->server->head;
-    call->ended = true;
-    http_connection_schedule(c); // not now: `early` lives as long as the call
+    const char *early = c->unread ? c->unread : c->pending.data;
+    size_t len = c->unread ? c->unread_len : c->pending.len;
+    bool ready =
+        c->stream && !c->eof && call->complete && !call->begun && !http_connection_queued(c);
     char *copy = arena_strndup(x->arena, early, len);
-    if (!c->stream || c->eof || !call->complete || call->begun || http_connection_queued(c) ||
-        !copy) {
+    call->ended = true;
+    http_connection_schedule(c); // not now: the copy lives as long as the call
+    if (!ready || !copy) {
         http_connection_cut(c);
         return NULL;
     }
-    call->begun = true;
-    if (!x->status)
-        x->status = 101;
-    strbuf_clear(sb);
-    (void)strbuf_adds(sb, "HTTP/1.1 ");
-    add_number(sb, x->status);
-    (void)strbuf_addc(sb, ' ');
-    (void)strbuf_adds(sb, reason_of(x->status));
-    (void)strbuf_adds(sb, "\r\n");
-    if (!call->has_date)
-        add_date(x->server, sb);
-    if (x->status == 101)
-        (void)strbuf_adds(sb, "Connection: Upgrade\r\n");
-    (void)strbuf_add(sb, call->fields.data, call->fields.len);
-    (void)strbuf_add(sb, "\r\n", 2);
+    struct strbuf *sb = begin_head(call, x->status ? x->status : 101);
+    (void)strbuf_adds(sb, x->status == 101 ? "Connection: Upgrade\r\n\r\n" : "\r\n");
     // The socket is idle, so it takes a head whole, or never will.
     if (sb->failed || stream_write(c->stream, sb->data, sb->len) != (ssize_t)sb->len) {
         http_connection_cut(c);

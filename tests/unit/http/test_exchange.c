@@ -550,7 +550,7 @@ static void hands_over_the_stream(void **state) {
     peer_says(p, "GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
                  "early");
     PEER_HEARS(w, p, "\r\n\r\n");
-    assert_heard(p, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n"
+    assert_heard(p, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n"
                     "\r\n");
     assert_string_equal(w->early.data, "early");
     assert_int_equal(http_server_connections(w->server), 0);
@@ -576,6 +576,20 @@ static void hands_over_the_stream_later(void **state) {
     assert_memory_equal(early, "early", 5);
     PEER_HEARS(w, p, "101 Switching");
     assert_int_equal(http_server_connections(w->server), 0);
+    peer_free(p);
+}
+
+static void hands_over_the_stream_behind_a_pipelined_request(void **state) {
+    struct web *w = *state;
+    struct peer *p = peer_new(w);
+    peer_says(p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    PEER_UNTIL(w, p, w->held);
+    peer_says(p, "GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+    for (int i = 0; i < 5; i++)
+        peer_turn(w, p);
+    http_reply_empty(w->held, 200);
+    PEER_HEARS(w, p, "101 Switching");
+    assert_int_equal(w->early.len, 0); // not the request itself
     peer_free(p);
 }
 
@@ -623,6 +637,7 @@ int main(void) {
         WEB_TEST(a_large_reply_leaves_as_the_client_reads),
         WEB_TEST(hands_over_the_stream),
         WEB_TEST(hands_over_the_stream_later),
+        WEB_TEST(hands_over_the_stream_behind_a_pipelined_request),
         WEB_TEST(no_tunnel_for_a_client_that_went),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

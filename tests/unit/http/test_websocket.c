@@ -120,9 +120,9 @@ static void shakes_hands(void **state) {
     struct peer *p = peer_new(w);
     peer_says(p, HANDSHAKE);
     PEER_HEARS(w, p, "\r\n\r\n");
-    assert_heard(p, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
-                    "Upgrade: websocket\r\n"
-                    "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"); // RFC 6455 1.3
+    assert_heard(p, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                    "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" // RFC 6455 1.3
+                    "Connection: Upgrade\r\n\r\n");
     peer_free(p);
 }
 
