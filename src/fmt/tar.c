@@ -34,7 +34,7 @@ static int add(struct strbuf *sb, const char *name, mode_t mode, char type, size
 }
 
 static int fill(struct strbuf *sb, size_t len) {
-    static const char zeros[BLOCK];
+    static const char zeros[2 * BLOCK];
     return len ? strbuf_add(sb, zeros, len) : 0;
 }
 
@@ -52,5 +52,5 @@ int tar_add_file(struct strbuf *sb, const char *name, mode_t mode, const void *d
 }
 
 int tar_end(struct strbuf *sb) {
-    return fill(sb, BLOCK) || fill(sb, BLOCK) ? -1 : 0;
+    return fill(sb, 2 * (size_t)BLOCK);
 }

@@ -241,7 +241,7 @@ static void lower(const char *text, char *out, size_t size) {
 }
 
 // The host's own platform, or none (architecture.md section 5).
-static int check_platform(struct create_form *f, struct error *err) {
+static int check_platform(const struct api *a, struct create_form *f, struct error *err) {
     char os[32], arch[32];
     struct utsname host;
     if (!f->os || !f->arch)
@@ -254,7 +254,11 @@ static int check_platform(struct create_form *f, struct error *err) {
         return error_server(err, ERR_INVALID_PARAMETER, "platform.arch must be amd64 or arm64");
     (void)uname(&host);
     const char *own = strcmp(host.machine, "aarch64") == 0 ? "arm64" : "amd64";
-    if (strcmp(os, "linux") != 0 || strcmp(arch, own) != 0)
+    bool any = a->features & RUNTIME_PLATFORM;
+    if (any && strcmp(os, "linux") != 0)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "platform.os: windows guests are not supported by this runtime yet");
+    if (!any && (strcmp(os, "linux") != 0 || strcmp(arch, own) != 0))
         return error_server(err, ERR_INVALID_PARAMETER,
                             "platform: this host runs linux/%s only, not %s/%s", own, os, arch);
     f->spec->platform_os = strdup(os);
@@ -277,8 +281,24 @@ static int check_timeout(const struct api *a, struct create_form *f, struct erro
     return 0;
 }
 
-static int check_limits(struct create_form *f, struct error *err) {
-    static const char *const later[] = {"gpu", "disk", "storage", "ephemeral-storage"};
+// "all", or how many.
+static int check_gpu(const struct api *a, struct create_form *f, struct error *err) {
+    const char *gpu = pairs_get(&f->limits, "gpu");
+    if (!gpu)
+        return 0;
+    if (!(a->features & RUNTIME_GPU))
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.gpu is not supported by this runtime");
+    if (strcasecmp(gpu, "all") == 0)
+        f->spec->gpus = SPEC_GPUS_ALL;
+    else if (parse_u64(gpu, 1, 1024, &f->spec->gpus) < 0)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.gpu: \"%.40s\" is neither all nor a number", gpu);
+    return 0;
+}
+
+static int check_limits(const struct api *a, struct create_form *f, struct error *err) {
+    static const char *const later[] = {"disk", "storage", "ephemeral-storage"};
     const char *cpu = pairs_get(&f->limits, "cpu"), *memory = pairs_get(&f->limits, "memory");
     const char *pids = pairs_get(&f->limits, "pids");
     if (cpu && parse_cpu(cpu, &f->spec->cpu_millis) < 0)
@@ -296,7 +316,7 @@ static int check_limits(struct create_form *f, struct error *err) {
         if (pairs_get(&f->limits, later[i]))
             return error_server(err, ERR_INVALID_PARAMETER,
                                 "resourceLimits.%s is not supported by this runtime", later[i]);
-    return 0;
+    return check_gpu(a, f, err);
 }
 
 // OPENSANDBOX_EGRESS_* is meant for a sidecar that is not built yet: known names are dropped,
@@ -381,7 +401,7 @@ int create_check(const struct api *a, struct create_form *f, struct error *err) 
     for (size_t i = 0; i < f->spec->metadata.count; i++)
         if (label_check(f->spec->metadata.items[i].name, f->spec->metadata.items[i].value, err) < 0)
             return -1;
-    if (check_platform(f, err) < 0 || check_timeout(a, f, err) < 0)
+    if (check_platform(a, f, err) < 0 || check_timeout(a, f, err) < 0)
         return -1;
     if (f->has_policy)
         return error_server(err, ERR_INVALID_PARAMETER,
@@ -389,7 +409,7 @@ int create_check(const struct api *a, struct create_form *f, struct error *err) 
     if (f->proxy_enabled)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "credentialProxy is not supported yet: leave it out");
-    if (check_limits(f, err) < 0 || check_env(f, err) < 0 ||
+    if (check_limits(a, f, err) < 0 || check_env(f, err) < 0 ||
         volumes_convert(a, volumes.value, f->spec, err) < 0)
         return -1;
     return 0;

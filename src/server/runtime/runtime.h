@@ -69,7 +69,9 @@ typedef void runtime_event_fn(const struct runtime_event *e, void *arg); // loop
 enum runtime_feature {
     RUNTIME_NAMED_VOLUMES = 1 << 0,
     RUNTIME_SNAPSHOTS = 1 << 1,
-    RUNTIME_PAUSE = 1 << 2
+    RUNTIME_PAUSE = 1 << 2,
+    RUNTIME_PLATFORM = 1 << 3, // other platforms than the host's
+    RUNTIME_GPU = 1 << 4
 };
 
 struct runtime_found { // what really exists, for reconcile

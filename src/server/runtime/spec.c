@@ -165,7 +165,7 @@ static const struct member spec_members[] = {
     SPEC(timeout_s, MEMBER_COUNT),    SPEC(cpu_millis, MEMBER_COUNT),
     SPEC(memory_bytes, MEMBER_COUNT), SPEC(pids, MEMBER_COUNT),
     SPEC(platform_os, MEMBER_TEXT),   SPEC(platform_arch, MEMBER_TEXT),
-    SPEC(secure_access, MEMBER_BOOL),
+    SPEC(secure_access, MEMBER_BOOL), SPEC(gpus, MEMBER_COUNT),
 };
 #define VOLUME(name, type)                                                                         \
     { #name, type, offsetof(struct volume_spec, name) }

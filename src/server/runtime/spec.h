@@ -32,6 +32,8 @@ struct volume_spec {
     bool delete_with_sandbox; // VOLUME_NAMED: one that was made for the sandbox goes with it
 };
 
+enum { SPEC_GPUS_ALL = 1000000 };
+
 struct sandbox_spec {
     unsigned refs;
     char *image;       // reference as the user wrote it; NULL when restored from a snapshot
@@ -44,6 +46,7 @@ struct sandbox_spec {
     uint64_t cpu_millis;               // 0: no limit
     uint64_t memory_bytes;             // 0: no limit
     uint64_t pids;                     // 0: the configured default
+    uint64_t gpus;                     // 0: none; SPEC_GPUS_ALL
     char *platform_os, *platform_arch; // NULL: not asked for
     bool secure_access;
     struct volume_spec *volumes;

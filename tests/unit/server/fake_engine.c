@@ -1,6 +1,7 @@
 #include "fake_engine.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@ enum { REQUEST_MAX = 64 * 1024 * 1024, CONNECTIONS = 64 };
 struct rule {
     struct list node;
     char *method, *path, *body, *raw;
+    size_t len; // of body
     unsigned times, used, status;
 };
 
@@ -122,6 +124,7 @@ static bool answer(struct connection *c, const struct rule *r) { // locked; fals
     struct strbuf sb cleanup_strbuf;
     const char *body = r ? r->body : "{\"message\":\"no such rule in the fake engine\"}";
     unsigned status = r ? r->status : 404;
+    size_t len = r ? r->len : strlen(body);
     strbuf_init(&sb, REQUEST_MAX);
     if (r && r->raw) {
         (void)fd_write_all(c->fd, r->raw, strlen(r->raw));
@@ -131,8 +134,10 @@ static bool answer(struct connection *c, const struct rule *r) { // locked; fals
         (void)strbuf_addf(&sb, "HTTP/1.1 %u X\r\n\r\n", status);
     else
         (void)strbuf_addf(
-            &sb, "HTTP/1.1 %u X\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-            status, strlen(body), body);
+            &sb, "HTTP/1.1 %u X\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
+            status, len);
+    if (status != 204 && status != 304)
+        (void)strbuf_add(&sb, body, len);
     return fd_write_all(c->fd, sb.data, sb.len) == 0;
 }
 
@@ -190,6 +195,7 @@ struct fake_engine *fake_engine_new(void) {
     static unsigned number;
     struct fake_engine *f = calloc(1, sizeof *f);
     struct sockaddr_un a = {.sun_family = AF_UNIX};
+    (void)signal(SIGPIPE, SIG_IGN); // who was cut off may be gone
     list_init(&f->rules);
     list_init(&f->asked);
     (void)pthread_mutex_init(&f->lock, NULL);
@@ -262,6 +268,7 @@ void fake_engine_rule(struct fake_engine *f, const char *method, const char *pat
     *r = (struct rule){.method = strdup(method),
                        .path = strdup(path),
                        .body = strdup(body),
+                       .len = strlen(body),
                        .times = times,
                        .status = status};
     add(f, r);
@@ -342,4 +349,25 @@ const char *fake_engine_head(struct fake_engine *f, const char *method, const ch
 const char *fake_engine_body(struct fake_engine *f, const char *method, const char *path) {
     (void)look(f, method, path, BODY);
     return f->last;
+}
+
+void fake_engine_bytes(struct fake_engine *f, const char *method, const char *path,
+                       const void *data, size_t len) {
+    struct rule *r = calloc(1, sizeof *r);
+    char *copy = malloc(len + 1);
+    memcpy(copy, data, len);
+    *r = (struct rule){
+        .method = strdup(method), .path = strdup(path), .body = copy, .len = len, .status = 200};
+    add(f, r);
+}
+
+unsigned fake_engine_total(struct fake_engine *f) {
+    unsigned n = 0;
+    (void)pthread_mutex_lock(&f->lock);
+    LIST_EACH(&f->asked, node) {
+        const struct asked *a = LIST_ENTRY(node, struct asked, node);
+        n += strcmp(a->path, "/events") != 0 && strcmp(a->path, "/version") != 0;
+    }
+    (void)pthread_mutex_unlock(&f->lock);
+    return n;
 }

@@ -19,6 +19,9 @@ void fake_engine_rule(struct fake_engine *f, const char *method, const char *pat
                       unsigned status, const char *body);
 void fake_engine_raw(struct fake_engine *f, const char *method, const char *path, unsigned times,
                      const char *raw);
+// A good reply of these bytes.
+void fake_engine_bytes(struct fake_engine *f, const char *method, const char *path,
+                       const void *data, size_t len);
 // GET /events stays open; push() writes one object to all that listen, cut() closes them.
 void fake_engine_push(struct fake_engine *f, const char *json);
 void fake_engine_cut(struct fake_engine *f);
@@ -26,6 +29,8 @@ unsigned fake_engine_listeners(struct fake_engine *f);
 
 // What was asked: how often, and of the last one the target as it stood in the request, its head,
 // its body ("" when never asked). Valid until the next call of the same function.
+unsigned fake_engine_total(
+    struct fake_engine *f); // requests but those for events, which come when they like
 unsigned fake_engine_count(struct fake_engine *f, const char *method, const char *path);
 const char *fake_engine_target(struct fake_engine *f, const char *method, const char *path);
 const char *fake_engine_head(struct fake_engine *f, const char *method, const char *path);

@@ -147,6 +147,13 @@ static json_t *host_of(const struct docker *d, const struct provision_request *q
         "SecurityOpt", security_of(d), "Binds", binds, "LogConfig", "Type",
         engine_is_podman(d->engine) ? "k8s-file" : "json-file", "Config", "max-size", "16m");
     add_limits(d, q->spec, host);
+    if (q->spec->gpus) {
+        int64_t count = q->spec->gpus == SPEC_GPUS_ALL ? -1 : (int64_t)q->spec->gpus;
+        json_object_set_new(host, "DeviceRequests",
+                            json_pack("[{s:s,s:I,s:[],s:[[s]],s:{}}]", "Driver", "", "Count",
+                                      (json_int_t)count, "DeviceIDs", "Capabilities", "gpu",
+                                      "Options"));
+    }
     if (d->settings.secure_runtime)
         json_object_set_new(host, "Runtime", json_string(d->settings.secure_runtime));
     if (d->publish)

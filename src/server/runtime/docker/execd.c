@@ -23,7 +23,7 @@ struct filling {
     struct docker *d;
     struct strbuf binary;
     char tag[TAG_HEX + 1];
-    char image[64], helper[CONTAINER_NAME_SIZE];
+    char image[64], helper[CONTAINER_ID_SIZE];
 };
 
 static int read_binary(struct filling *f, struct error *err) {
@@ -43,12 +43,12 @@ static int import_image(struct filling *f, struct error *err) {
     cleanup_json json_t *there = NULL;
     char path[ENGINE_PATH_MAX];
     struct strbuf archive cleanup_strbuf;
+    strbuf_init(&archive, EXECD_MAX + 65536);
     if (engine_get(f->d->engine, &there, err, "/images/%s/json", f->image) == 0)
         return 0;
     if (err->kind != ENOENT)
         return -1;
     (void)engine_forgive(err);
-    strbuf_init(&archive, EXECD_MAX + 65536);
     if (tar_add_dir(&archive, "opt", 0755) || tar_add_dir(&archive, "opt/opensandbox", 0755) ||
         tar_add_dir(&archive, "opt/opensandbox/bin", 0755) ||
         tar_add_file(&archive, "execd", 0755, f->binary.data, f->binary.len) || tar_end(&archive))
@@ -63,15 +63,21 @@ static int import_image(struct filling *f, struct error *err) {
 
 static int make_helper(struct filling *f, struct error *err) {
     char path[ENGINE_PATH_MAX], word[13];
+    cleanup_json json_t *reply = NULL;
     random_hex(word, 12);
-    (void)snprintf(f->helper, sizeof f->helper, "sandbox-execd-%s", word);
-    (void)snprintf(path, sizeof path, "/containers/create?name=%s", f->helper);
+    (void)snprintf(path, sizeof path, "/containers/create?name=sandbox-execd-%s", word);
     cleanup_json json_t *body =
         json_pack("{s:s,s:[s],s:{s:s},s:{s:s,s:[o]}}", "Image", f->image, "Cmd", "/execd", "Labels",
                   LABEL_SERVER, f->d->settings.instance, "HostConfig", "NetworkMode", "none",
                   "Binds", json_sprintf("%s:" EXECD_DIR, f->d->execd_volume));
     const struct engine_call c = {.method = "POST", .path = path, .body = body};
-    return engine_do(f->d->engine, &c, NULL, err) ? error_wrap(err, "container to bring execd") : 0;
+    if (engine_do(f->d->engine, &c, &reply, err))
+        return error_wrap(err, "container to bring execd");
+    const char *id = json_string_value(json_object_get(reply, "Id"));
+    if (!id || strlen(id) >= sizeof f->helper)
+        return error_set(err, EPROTO, "the engine tells no id of the container to bring execd");
+    (void)snprintf(f->helper, sizeof f->helper, "%s", id);
+    return 0;
 }
 
 static int collect(void *arg, const char *data, size_t len) {

@@ -64,9 +64,9 @@ static int make_own(struct docker *d, struct error *err) {
 
 int docker_network_prepare(struct docker *d, struct error *err) {
     struct strbuf path cleanup_strbuf;
+    strbuf_init(&path, ENGINE_PATH_MAX);
     if (choose_publishing(d, err))
         return -1;
-    strbuf_init(&path, ENGINE_PATH_MAX);
     (void)strbuf_adds(&path, "/networks/");
     engine_escape(&path, d->network);
     const struct engine_call c = {.method = "GET", .path = path.data};

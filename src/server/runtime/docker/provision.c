@@ -81,7 +81,7 @@ static int check_limits(const struct sandbox_spec *s, struct error *err) {
 }
 
 static int choose_port(struct making *m, struct error *err) {
-    struct sockaddr_in a;
+    struct sockaddr_in a = {.sin_port = 0};
     socklen_t len = sizeof a;
     cleanup_close int fd = listen_tcp("127.0.0.1", 0, 1, err);
     if (fd < 0)
@@ -106,10 +106,10 @@ static json_t *body_of(struct making *m, struct error *err) {
     }
     for (docker_list p = d->settings.sandbox_binds; p && *p; p++)
         json_array_append_new(binds, json_string(*p));
-    if (docker_volumes_prepare(d, m->q, binds, &own, err) ||
-        docker_image_inherited(d, known, &inherited, err))
+    int r = docker_volumes_prepare(d, m->q, binds, &own, err);
+    m->box->volumes = own; // also after a failure: the destroy takes away what was made
+    if (r || docker_image_inherited(d, known, &inherited, err))
         return NULL;
-    m->box->volumes = own;
     return docker_container_body(d, m->q, image ? image : known, inherited, binds, m->host_port,
                                  err);
 }
