@@ -99,11 +99,14 @@ def group_sdk():
 
 
 def group_sanitize():
+    """Unit tests, then the component tests over an execd with sanitizers."""
     d = BUILD / "asan"
     configure(d, "-Db_sanitize=address,undefined", "-Dexecd_static=false", "-Db_lundef=false", "-Dbench=false", "--buildtype=debug",
               "-Doptimization=1", "-Dwerror=false")  # the ordinary builds decide on warnings; these see texts cut on purpose
-    return meson_tests(d, ["unit"], {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1",
-                                     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}, "4")
+    env = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+    unit = meson_tests(d, ["unit"], env, "4")
+    component = pytest("tests/component", "-m", "not long and not bare", env=dict(env, OPENSANDBOX_EXECD=str(d / "src/execd/execd")))
+    return tuple(a + b for a, b in zip(unit, component))
 
 
 def group_fuzz():

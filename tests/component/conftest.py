@@ -7,6 +7,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import execd_peer  # noqa: E402
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "bare: measures or needs the static program; not for a build with sanitizers (make sanitize)")
+    config.addinivalue_line("markers", "long: takes minutes; by its own target only")
+
+
 @pytest.fixture(scope="module")
 def execd():
     """One plain execd for the tests of a file; tests that end or load it start their own."""

@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("OPENSANDBOX_BUILD", ROOT / "build"))
 BINARY = pathlib.Path(os.environ.get("OPENSANDBOX_EXECD", BUILD / "test/src/execd/execd"))
 
+INSTRUMENTED = "OPENSANDBOX_EXECD" in os.environ
+
 sys.path.insert(0, str(ROOT / "tests"))
 from harness import wait_until  # noqa: E402,F401
 
@@ -220,9 +222,12 @@ class Execd:
         return self.process.wait(seconds)
 
     def close(self):
+        if self.process.poll() is None and INSTRUMENTED and not self.passed:
+            self.stop()  # its end tells of leaks
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        assert "Sanitizer" not in self.output(), self.output()
         self.log.close()
         self.dir.cleanup()
 

@@ -48,13 +48,13 @@ def commands(e, count):
 
 def upload(e, i):
     boundary = "soak"
-    meta = json.dumps({"path": f"{e.dir.name}/up/{i % 10}", "mode": 644})
+    meta = json.dumps({"path": f"{e.dir.name}/up/{i}", "mode": 644})
     data = os.urandom(1000) * (i % 100 + 1)
     body = (f'--{boundary}\r\nContent-Disposition: form-data; name="metadata"; filename="metadata"\r\nContent-Type: application/json\r\n\r\n{meta}\r\n'
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n').encode() + data + f"\r\n--{boundary}--\r\n".encode()
     r = e.request("POST", "/files/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
     assert r.status == 200, r.body
-    assert e.request("GET", f"/files/download?path={e.dir.name}/up/{i % 10}").body == data
+    assert e.request("GET", f"/files/download?path={e.dir.name}/up/{i}").body == data
 
 
 def terminal(e, i):

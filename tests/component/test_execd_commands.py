@@ -239,6 +239,7 @@ def written(pid):
     return int(re.search(r"wchar: (\d+)", open(f"/proc/{pid}/io").read()).group(1))
 
 
+@pytest.mark.bare
 def test_a_slow_reader_stops_the_command_and_its_leaving_frees_it():
     with Execd() as e:
         before = e.rss_kib()
@@ -266,6 +267,7 @@ def test_a_slow_reader_stops_the_command_and_its_leaving_frees_it():
         wait_until(lambda: e.logs(command, 2 ** 31).headers["EXECD-COMMANDS-TAIL-CURSOR"] == str(1073741824 + len(str(pid)) + 1), "1 GiB counted")
 
 
+@pytest.mark.bare
 def test_lines_of_a_slow_reader_take_little_memory():
     with Execd() as e:
         before = e.rss_kib()
@@ -325,6 +327,7 @@ def test_stop_kills_what_does_not_listen():
         assert code == 0 and 2900 < took < 5000 and not os.path.exists(f"/proc/{pid}")
 
 
+@pytest.mark.bare
 def test_records_are_bounded_by_the_texts_of_commands():
     with Execd() as e:
         first = e.background("true")

@@ -7,6 +7,8 @@ import pytest
 
 from execd_peer import BINARY, Execd
 
+pytestmark = pytest.mark.bare
+
 
 @pytest.fixture
 def alone(tmp_path):

@@ -136,6 +136,7 @@ class Generated:
         return iter(self.pieces)
 
 
+@pytest.mark.bare
 def test_large_both_ways_in_little_memory(execd, work):
     size = 1 << 30
     idle = resident(execd)

@@ -148,6 +148,7 @@ def test_flags():
     assert p.returncode == 2
 
 
+@pytest.mark.bare
 def test_start_takes_two_milliseconds():
     """From the start of the process to its answer, Python's fork included; bench has the exact figure."""
     def start():
@@ -168,6 +169,7 @@ os._exit(0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.bare
 def test_pid_1_reaps_ten_thousand_orphans_while_it_answers():
     """10,000 zombies, all inherited at one moment. The best of four rounds counts: the machine is shared with other work."""
     def round_trip(e, c):
