@@ -316,6 +316,39 @@ def test_private_registries_are_not_asked(plain, host):
     refused(plain, "pull", f"{host}/team/app:1", code="SANDBOX::INVALID_PARAMETER", text="private, loopback or link-local")
 
 
+@pytest.mark.parametrize("status", [200, 404, 500, 302])
+def test_what_a_registry_answers_is_not_passed_on(plain, status):
+    """A registry may redirect us to a server that only we can reach; its words are not for the user."""
+    import http.server
+
+    class Fake(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path.startswith("/v2/team") else 200)
+            if status == 302 and self.path.startswith("/v2/team"):
+                self.send_header("Location", "/inner")
+            body = b"INNER-SECRET line\n" if self.path != "/v2/" else b"{}"
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    fake = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fake)
+    t = threading.Thread(target=fake.serve_forever)
+    t.start()
+    try:
+        host = f"127.0.0.1:{fake.server_port}"
+        configure(plain, insecure_registries=[host])
+        done = plain.cli("image", "pull", f"{host}/team/app:1", check=False)
+        assert done.returncode == 1 and "OCI::IMAGE_" in done.stderr and "INNER" not in done.stderr, done.stderr
+    finally:
+        fake.shutdown()
+        t.join()
+        fake.server_close()
+
+
 # ---- limits, disk, crash ----
 
 def test_limits_of_bytes_and_entries(plain, tmp_path):

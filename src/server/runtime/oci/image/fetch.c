@@ -118,6 +118,16 @@ static bool says(const char *text, const char *const *parts) {
     return false;
 }
 
+// skopeo quotes bodies that it cannot read, and a registry may redirect it to any server: what that
+// says is not for whoever named the registry.
+static void drop_bodies(char *text) {
+    char *body = strstr(text, "response body"), *code = strstr(text, "StatusCode: ");
+    if (body)
+        *body = '\0';
+    if (code)
+        code[strcspn(code, ",")] = '\0';
+}
+
 static int explain(const struct fetch *f, struct error *err) {
     static const char *const unknown[] = {"manifest unknown",      "name unknown",
                                           "not known to registry", "status code 404",
@@ -130,8 +140,9 @@ static int explain(const struct fetch *f, struct error *err) {
                                                  NULL},
                              *const platform[] = {"no image found in", NULL},
                              *const trust[] = {"x509", "certificate", "https client", NULL};
-    const struct error cause = *err;
+    struct error cause = *err;
     const char *ref = f->reference->text;
+    drop_bodies(cause.message);
     if (cause.code[0] || cause.kind != EIO)
         return work_failed(f->work, ERR_R_IMAGE_PULL_FAILED, err);
     if (says(cause.message, unknown))

@@ -41,10 +41,43 @@ void image_store_unref(struct image_store *s, const char *user) {
         log_warning("images: %s", err.message);
 }
 
-// image id -> number of sandboxes, as a pointer-sized integer.
-static int count_refs(struct image_store *s, struct map *used, struct error *err) {
+// image id -> unsigned *, how many references it has.
+struct uses {
+    struct map map;
+};
+
+static bool free_count(const char *key, void *value, void *arg) {
+    (void)key;
+    (void)arg;
+    free(value);
+    return true;
+}
+static void uses_clear(struct uses *u) {
+    map_each(&u->map, free_count, NULL);
+    map_clear(&u->map);
+}
+static unsigned uses_of(const struct uses *u, const char *id) {
+    const unsigned *n = map_get(&u->map, id);
+    return n ? *n : 0;
+}
+
+static int count_one(struct uses *u, const char *id) {
+    unsigned *n = map_get(&u->map, id);
+    if (!n) {
+        n = calloc(1, sizeof *n);
+        if (!n || map_put(&u->map, id, n) < 0) {
+            free(n);
+            return -1;
+        }
+    }
+    ++*n;
+    return 0;
+}
+
+static int count_refs(struct image_store *s, struct uses *used, struct error *err) {
     int fd = openat(s->refs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), result = 0;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    map_init(&used->map);
     if (!d) {
         if (fd >= 0)
             (void)close(fd);
@@ -56,14 +89,10 @@ static int count_refs(struct image_store *s, struct map *used, struct error *err
         if (n < 0)
             continue;
         id[n] = '\0';
-        result = map_put(used, id, (void *)((uintptr_t)map_get(used, id) + 1));
+        result = count_one(used, id);
     }
     (void)closedir(d);
     return result ? error_set(err, ENOMEM, "out of memory") : 0;
-}
-
-static unsigned uses(const struct map *used, const char *id) {
-    return (unsigned)(uintptr_t)map_get(used, id);
 }
 
 static int64_t last_use_us(const struct image_store *s, const char *id) {
@@ -77,7 +106,7 @@ static int64_t last_use_us(const struct image_store *s, const char *id) {
 
 struct listing {
     struct image_store *store;
-    const struct map *used;
+    const struct uses *used;
     struct image_listing *items;
     size_t count, room;
     bool failed;
@@ -96,7 +125,7 @@ static void add_image(const struct image *i, void *arg) {
         l->room = room;
     }
     struct image_listing *item = &l->items[l->count++];
-    *item = (struct image_listing){.bytes = i->bytes, .used_by = uses(l->used, i->id)};
+    *item = (struct image_listing){.bytes = i->bytes, .used_by = uses_of(l->used, i->id)};
     memcpy(item->id, i->id, sizeof item->id);
     item->last_use_us = last_use_us(l->store, i->id);
     if (!(item->names = strdup("")))
@@ -133,8 +162,7 @@ void image_listing_free(struct image_listing *items, size_t count) {
 
 int image_store_list(struct image_store *s, struct image_listing **ret_items, size_t *ret_count,
                      struct error *err) {
-    struct map used;
-    map_init(&used);
+    cleanup(uses_clear) struct uses used = {{.count = 0}};
     struct listing l = {.store = s, .used = &used};
     int result = index_refresh(s, err);
     if (!result)
@@ -145,7 +173,6 @@ int image_store_list(struct image_store *s, struct image_listing **ret_items, si
             index_each_name(s, add_name, &l);
         result = l.failed ? error_set(err, ENOMEM, "out of memory") : 0;
     }
-    map_clear(&used);
     if (result) {
         image_listing_free(l.items, l.count);
         return -1;
@@ -162,17 +189,14 @@ int image_store_list(struct image_store *s, struct image_listing **ret_items, si
 // Under an exclusive guard, so that no reference appears between look and rename.
 static int retire(struct image_store *s, const char *id, char trash[IMAGE_ID_MAX + 16],
                   struct error *err) {
-    struct map used;
+    cleanup(uses_clear) struct uses used = {{.count = 0}};
     char salt[9];
-    map_init(&used);
     cleanup_close int guard = index_guard(s, LOCK_EX);
     if (guard < 0)
         return error_errno(err, errno, "image store");
-    int result = count_refs(s, &used, err);
-    unsigned n = uses(&used, id);
-    map_clear(&used);
-    if (result)
+    if (count_refs(s, &used, err))
         return -1;
+    unsigned n = uses_of(&used, id);
     if (n)
         return error_set(err, EBUSY, "image %s is used by %u sandbox%s", id, n, n == 1 ? "" : "es");
     random_hex(salt, 8);

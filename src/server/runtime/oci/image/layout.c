@@ -29,7 +29,7 @@ static int open_file(int layout, const char *path, uint64_t *ret_bytes, struct e
 }
 
 static int read_file(int layout, const char *path, struct strbuf *sb, struct error *err) {
-    uint64_t bytes;
+    uint64_t bytes = 0;
     cleanup_close int fd = open_file(layout, path, &bytes, err);
     if (fd < 0)
         return -1;
@@ -61,7 +61,7 @@ static int differs(const struct blob *b, struct error *err) {
 static int check_layer(int layout, const struct blob *b, struct error *err) {
     char path[96], hex[SHA256_HEX_SIZE];
     uint8_t sum[SHA256_SIZE];
-    uint64_t bytes;
+    uint64_t bytes = 0;
     blob_path(b, path);
     cleanup_close int fd = open_file(layout, path, &bytes, err);
     if (fd < 0)

@@ -93,13 +93,14 @@ static json_t *read_document(const char *text, size_t len, const char *what, str
     }
     // the last of two equal members wins here, the first elsewhere
     json_t *j = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
-    if (j && json_is_object(j))
+    if (j && json_typeof(j) == JSON_OBJECT)
         return j;
     if (j)
         (void)INVALID(err, "the image's %s is not a JSON object", what);
     else
-        (void)INVALID(err, "the image's %s is not sound JSON: line %d: %s", what, why.line,
-                      why.text);
+        // without jansson's own words: they quote what a registry may have fetched for us
+        (void)INVALID(err, "the image's %s is not sound JSON: line %d, column %d", what, why.line,
+                      why.column);
     json_decref(j);
     return NULL;
 }
@@ -107,9 +108,9 @@ static json_t *read_document(const char *text, size_t len, const char *what, str
 static int optional_text(const json_t *j, const char *name, const char *what, const char **ret,
                          struct error *err) {
     const json_t *v = json_object_get(j, name);
-    if (v && !json_is_null(v) && !json_is_string(v))
+    *ret = json_string_value(v);
+    if (v && !*ret && json_typeof(v) != JSON_NULL)
         return INVALID(err, "%s of the image's %s is not a string", name, what);
-    *ret = v && json_is_string(v) ? json_string_value(v) : NULL;
     return 0;
 }
 
@@ -126,7 +127,7 @@ static int read_blob(const json_t *j, const char *what, struct blob *ret, const 
     if (!digest || !digest_valid(digest))
         return INVALID(err, "the image's %s has the digest \"%.100s\"; only sha256 is accepted",
                        what, digest ? digest : "");
-    if (!json_is_integer(size) || json_integer_value(size) < 0)
+    if (!size || json_typeof(size) != JSON_INTEGER || json_integer_value(size) < 0)
         return INVALID(err, "the image's %s has no size", what);
     memcpy(ret->digest, digest, sizeof ret->digest);
     ret->bytes = (uint64_t)json_integer_value(size);
@@ -145,7 +146,7 @@ static int read_layers(const json_t *layers, struct manifest *m, struct error *e
         return INVALID(err, "the image has %zu layers; at most %d are accepted", count,
                        (int)MANIFEST_LAYERS_MAX);
     json_array_foreach(layers, i, item) {
-        const char *type;
+        const char *type = NULL;
         if (read_blob(item, "layer", &m->layer[i], &type, err))
             return -1;
         enum role role = role_of(type, &m->docker);
@@ -154,7 +155,7 @@ static int read_layers(const json_t *layers, struct manifest *m, struct error *e
         if (role != ROLE_LAYER)
             return INVALID(err, "layer %zu of the image is of the type \"%.100s\"", i,
                            type ? type : "");
-        m->zstd |= strstr(type, "+zstd") != NULL;
+        m->zstd |= type && strstr(type, "+zstd");
         if (m->layer_bytes + m->layer[i].bytes < m->layer_bytes)
             return INVALID(err, "the sizes of the image's layers are absurd");
         m->layer_bytes += m->layer[i].bytes;
@@ -164,7 +165,7 @@ static int read_layers(const json_t *layers, struct manifest *m, struct error *e
 }
 
 static int read_image(const json_t *j, struct manifest *m, struct error *err) {
-    const char *type;
+    const char *type = NULL;
     const json_t *config = json_object_get(j, "config");
     m->kind = MANIFEST_IMAGE;
     if (!config)
@@ -190,33 +191,46 @@ struct choice {
     bool found;
 };
 
+struct entry {
+    const char *os, *arch, *variant;
+};
+
+static int read_platform(const json_t *j, struct entry *ret, struct error *err) {
+    if (optional_text(j, "os", "platform", &ret->os, err) ||
+        optional_text(j, "architecture", "platform", &ret->arch, err) ||
+        optional_text(j, "variant", "platform", &ret->variant, err))
+        return -1;
+    if (!ret->variant)
+        ret->variant = "";
+    return 0;
+}
+
+static bool wanted(const struct entry *e, const struct platform *want) {
+    return e->os && e->arch && !strcmp(e->os, want->os) && !strcmp(e->arch, want->arch) &&
+           (!want->variant || !strcmp(e->variant, want->variant));
+}
+
 // What two readers would choose differently is an error: equal platforms, different digests.
 static int consider(struct choice *c, const json_t *platform, const struct blob *b,
                     struct error *err) {
-    const char *os = NULL, *arch = NULL, *variant = NULL;
+    struct entry e = {.os = NULL};
     if (!json_is_object(platform)) {
         c->plains += !c->plains || strcmp(c->plain.digest, b->digest) != 0;
         c->plain = *b;
         return 0;
     }
-    if (optional_text(platform, "os", "index", &os, err) ||
-        optional_text(platform, "architecture", "index", &arch, err) ||
-        optional_text(platform, "variant", "index", &variant, err))
+    if (read_platform(platform, &e, err))
         return -1;
-    if (!os || !arch || strcmp(os, c->want->os) != 0 || strcmp(arch, c->want->arch) != 0)
+    if (!wanted(&e, c->want))
         return 0;
-    if (!variant)
-        variant = "";
-    if (c->want->variant && strcmp(variant, c->want->variant) != 0)
-        return 0;
-    if (c->found && !strcmp(c->variant, variant) && strcmp(c->best.digest, b->digest) != 0)
-        return INVALID(err, "ambiguous index: two images for %s/%s%s%s", os, arch,
-                       *variant ? "/" : "", variant);
-    if (c->found && *variant) // one for all variants is preferred, else the first
+    if (c->found && !strcmp(c->variant, e.variant) && strcmp(c->best.digest, b->digest) != 0)
+        return INVALID(err, "ambiguous index: two images for %s/%s%s%s", e.os, e.arch,
+                       *e.variant ? "/" : "", e.variant);
+    if (c->found && *e.variant) // one for all variants is preferred, else the first
         return 0;
     c->found = true;
     c->best = *b;
-    (void)snprintf(c->variant, sizeof c->variant, "%s", variant);
+    (void)snprintf(c->variant, sizeof c->variant, "%s", e.variant);
     return 0;
 }
 
@@ -232,7 +246,7 @@ static int read_index(const json_t *j, const struct platform *want, struct manif
                        (int)MANIFEST_INDEX_MAX);
     json_array_foreach(list, i, item) {
         struct blob b;
-        const char *type;
+        const char *type = NULL;
         if (read_blob(item, "index", &b, &type, err))
             return -1;
         enum role role = role_of(type, &m->docker);
@@ -294,20 +308,18 @@ int manifest_parse(const char *text, size_t len, const char *expected, const str
 
 static int check_platform(const json_t *j, const struct platform *want, struct image_config *c,
                           struct error *err) {
-    const char *os = NULL, *arch = NULL, *variant = NULL;
-    if (optional_text(j, "os", "config", &os, err) ||
-        optional_text(j, "architecture", "config", &arch, err) ||
-        optional_text(j, "variant", "config", &variant, err))
+    struct entry e = {.os = NULL};
+    if (read_platform(j, &e, err))
         return -1;
     // a single manifest of another architecture is served without a murmur (oci-runtime.md 1.1)
-    if (!os || !arch || strcmp(os, want->os) != 0 || strcmp(arch, want->arch) != 0 ||
-        (want->variant && variant && strcmp(variant, want->variant) != 0))
+    const struct platform any = {want->os, want->arch, *e.variant ? want->variant : NULL};
+    if (!wanted(&e, &any))
         return INVALID(err, "the image is for the platform %.20s/%.20s, not for %s/%s",
-                       os ? os : "", arch ? arch : "", want->os, want->arch);
-    if (image_config_plain(c, os, arch, err))
+                       e.os ? e.os : "", e.arch ? e.arch : "", want->os, want->arch);
+    if (image_config_plain(c, e.os, e.arch, err))
         return -1;
     free(c->variant);
-    c->variant = strdup(variant ? variant : "");
+    c->variant = strdup(e.variant);
     return c->variant ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 

@@ -147,7 +147,7 @@ static int write_record(int dir, const json_t *j, struct error *err) {
 static int make_record(const struct work *w, const char *image_id,
                        const struct image_config *config, const struct publish_report *r,
                        struct error *err) {
-    char boot[64];
+    char boot[64] = "";
     if (boot_id(boot, err))
         return -1;
     cleanup_json json_t *j = json_pack(
@@ -181,7 +181,7 @@ static int confirm(int dir, json_t *j, struct error *err) {
 }
 
 int publish_confirm(int images, const char *image_id, struct error *err) {
-    char boot[64];
+    char boot[64] = "";
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, RECORD_MAX);
     cleanup_close int dir =
@@ -224,7 +224,7 @@ static int give_name(struct work *w, const char *image_id, struct error *err) {
 
 int publish(struct work *w, const char *image_id, const struct image_config *config,
             struct error *err) {
-    struct publish_report r;
+    struct publish_report r = {.bytes = 0};
     cleanup_close int rootfs =
         openat(w->dir, "rootfs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     work_step(w, "checking", "rootfs", 0);
