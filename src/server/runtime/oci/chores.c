@@ -14,10 +14,13 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/path.h"
 #include "base/random.h"
+#include "server/runtime/oci/image/image.h"
 
 enum { IOPRIO_IDLE = 3 << 13, IOPRIO_WHO_PROCESS = 1, NICE_LOWEST = 19, LAST_MS = 2000 };
+enum { HOUR_S = 3600, DAY_MS = 24 * HOUR_S * 1000 };
 
 struct worker {
     pthread_t thread;
@@ -31,13 +34,17 @@ struct chores {
     bool ending;
     int64_t end_ms; // when `ending`: how long the trash may still be emptied
     int self_procs, trash;
+    struct image_store *images;
 };
 
-// Waits for work; false at the end.
+// Waits for work, at most an hour; false at the end.
 static bool next(struct chores *c, struct worker *w) {
+    struct timespec end;
+    (void)clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += HOUR_S;
     (void)pthread_mutex_lock(&c->lock);
-    while (!w->wanted && !c->ending)
-        (void)pthread_cond_wait(&w->wake, &c->lock);
+    for (int r = 0; !r && !w->wanted && !c->ending;)
+        r = pthread_cond_timedwait(&w->wake, &c->lock, &end);
     bool go = !c->ending;
     w->wanted = false;
     (void)pthread_mutex_unlock(&c->lock);
@@ -53,7 +60,7 @@ static void want(struct chores *c, struct worker *w) {
 
 static void *attach(void *arg) {
     struct chores *c = arg;
-    while (next(c, &c->attach))
+    while (next(c, &c->attach)) // also once an hour without a reason, which does no harm
         if (c->self_procs >= 0)
             (void)!write(c->self_procs, "0",
                          1); // only a hint to the kernel: its failure costs time, nothing else
@@ -86,18 +93,27 @@ static void *empty_trash(void *arg) {
     struct chores *c = arg;
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE_LOWEST);
     (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
-    while (next(c, &c->remove))
+    for (int64_t next_prune = clock_boot_ms() + DAY_MS; next(c, &c->remove);) {
+        struct error err;
         empty_once(c);
+        if (clock_boot_ms() < next_prune)
+            continue;
+        next_prune = clock_boot_ms() + DAY_MS;
+        if (image_store_prune(c->images, &err))
+            log_warning("images: %s", err.message);
+    }
     empty_once(c);
     return NULL;
 }
 
-struct chores *chores_new(int self_procs, int trash, struct error *err) {
+struct chores *chores_new(int self_procs, int trash, struct image_store *images,
+                          struct error *err) {
     struct chores *c = calloc(1, sizeof *c);
     if (!c)
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
     c->self_procs = self_procs;
     c->trash = trash;
+    c->images = images;
     (void)pthread_mutex_init(&c->lock, NULL);
     (void)pthread_cond_init(&c->attach.wake, NULL);
     (void)pthread_cond_init(&c->remove.wake, NULL);

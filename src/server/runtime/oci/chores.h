@@ -1,13 +1,15 @@
 // Two threads that work for the runtime in the background: one begins the kernel's grace period
-// early (oci-runtime.md 8.1), one deletes what lies in the trash, at the lowest priority.
+// early (oci-runtime.md 8.1), one deletes what lies in the trash and, once a day, images past the
+// limits, at the lowest priority.
 #ifndef SERVER_RUNTIME_OCI_CHORES_H
 #define SERVER_RUNTIME_OCI_CHORES_H
 
 #include "base/error.h"
 
 struct chores;
-// self_procs: cgroup.procs of our own group or -1; trash: directory to be emptied. Both borrowed.
-struct chores *chores_new(int self_procs, int trash, struct error *err);
+struct image_store;
+// self_procs: cgroup.procs of our own group or -1; trash: directory to be emptied. All borrowed.
+struct chores *chores_new(int self_procs, int trash, struct image_store *images, struct error *err);
 void chores_free(struct chores *c); // NULL is fine. Empties the trash as far as 2 s go
 // Moving ourselves to where we are makes the kernel wait for its grace period now instead of in the
 // coming create. Any thread, does not block.

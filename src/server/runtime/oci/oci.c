@@ -190,7 +190,7 @@ static int oci_start(struct runtime *r, struct error *err) {
         return -1;
     o->images = image_store_open(&o->settings, IMAGE_STORE_SERVER, err);
     o->watch = o->images ? watch_new(err) : NULL;
-    o->chores = o->watch ? chores_new(o->cgroups.self_procs, o->trash, err) : NULL;
+    o->chores = o->watch ? chores_new(o->cgroups.self_procs, o->trash, o->images, err) : NULL;
     if (!o->chores)
         return -1;
     chores_empty(o->chores);

@@ -91,7 +91,7 @@ void image_listing_free(struct image_listing *items, size_t count);
 // By reference, image id or an id prefix of at least 8 hex digits. EBUSY while a sandbox uses it.
 int image_store_remove(struct image_store *s, const char *which, struct error *err);
 // Applies oci.image_max_age_days and oci.image_store_max_bytes: unused images, least recently used
-// first. Called after each pull by the store itself; call it once a day besides.
+// first. Called after each pull and import by the store itself; call it once a day besides.
 int image_store_prune(struct image_store *s, struct error *err);
 
 #endif

@@ -28,7 +28,6 @@ struct image_store {
     bool stale;                     // the index below is behind the files
     struct map by_name, by_id;      // -> struct name_row *, struct image *
     struct list flights;            // pulls under way
-    int64_t next_prune_ms;
 };
 
 void index_key(const struct reference *r, const char *os, const char *arch,

@@ -15,7 +15,7 @@
 #include "server/errors.h"
 #include "server/runtime/oci/image/index.h"
 
-enum { GRACE_S = 60, PRUNE_MS = 24 * 3600 * 1000, PREFIX_MIN = 8 };
+enum { GRACE_S = 60, PREFIX_MIN = 8 };
 
 // ---- references ----
 
@@ -33,12 +33,7 @@ int image_store_ref(struct image_store *s, const char *image_id, const char *use
 }
 
 void image_store_unref(struct image_store *s, const char *user) {
-    struct error err;
-    if (unlinkat(s->refs, user, 0))
-        return; // there was none
-    if (clock_boot_ms() >= __atomic_load_n(&s->next_prune_ms, __ATOMIC_RELAXED) &&
-        image_store_prune(s, &err))
-        log_warning("images: %s", err.message);
+    (void)unlinkat(s->refs, user, 0); // there may be none; one that stays is dropped at a start
 }
 
 // image id -> unsigned *, how many references it has.
@@ -311,7 +306,6 @@ static int prune_listed(struct image_store *s, const struct image_listing *items
 int image_store_prune(struct image_store *s, struct error *err) {
     struct image_listing *items = NULL;
     size_t count = 0;
-    __atomic_store_n(&s->next_prune_ms, clock_boot_ms() + PRUNE_MS, __ATOMIC_RELAXED);
     if (!s->settings->image_max_age_days && !s->settings->image_store_max_bytes)
         return 0;
     if (image_store_list(s, &items, &count, err))
