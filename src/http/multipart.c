@@ -196,25 +196,44 @@ static int emit_matched(struct multipart *m) {
     return emit(m, m->delimiter + from, to - from);
 }
 
+static ssize_t found(struct multipart *m, size_t used) {
+    m->matched = m->delimiter_len;
+    m->state = TAIL;
+    m->tail_len = 0;
+    return (ssize_t)used;
+}
+
+// The whole delimiter from data[i] on, so that data without it goes on in one piece. Else where one
+// could begin whose end is still to come.
+static const char *search(const struct multipart *m, const char *data, size_t len, size_t i,
+                          size_t *ret_rest) {
+    const char *hit = len - i >= m->delimiter_len
+                          ? memmem(data + i, len - i, m->delimiter, m->delimiter_len)
+                          : NULL;
+    *ret_rest = len - i >= m->delimiter_len ? len - m->delimiter_len + 1 : i;
+    return hit;
+}
+
 // Searches the delimiter. A CR can only be its first byte, so a failed match restarts there at
 // most. Returns the bytes used, -1 when a callback stops.
 static ssize_t scan(struct multipart *m, const char *data, size_t len) {
     size_t i = 0, begin = 0; // data[begin..i) is data for sure
     while (i < len) {
         if (m->matched == 0) {
-            const char *cr = memchr(data + i, '\r', len - i);
+            size_t rest;
+            const char *hit = search(m, data, len, i, &rest);
+            const char *cr = hit ? hit : memchr(data + rest, '\r', len - rest);
             i = cr ? (size_t)(cr - data) : len;
             if (emit(m, data + begin, i - begin) < 0)
                 return -1;
+            if (hit)
+                return found(m, i + m->delimiter_len);
             m->matched = cr != NULL;
             begin = i += cr != NULL;
         } else if (data[i] == m->delimiter[m->matched]) {
             begin = ++i;
-            if (++m->matched == m->delimiter_len) {
-                m->state = TAIL;
-                m->tail_len = 0;
-                return (ssize_t)i;
-            }
+            if (++m->matched == m->delimiter_len)
+                return found(m, i);
         } else if (emit_matched(m) < 0) {
             return -1;
         }

@@ -296,14 +296,8 @@ static void overflowed(struct tree_watch *t) {
         add_below(t, &t->root, fd, false, 0);
 }
 
-static void root_event(struct tree_watch *t, const struct inotify_event *e) {
-    if (e->mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)) {
-        t->gone = true;
-        t->tell(t->arg, TREE_GONE, t->root_path, NULL, t->root_is_directory);
-    }
-}
-
-static void process(struct tree_watch *t, const struct inotify_event *e) {
+// What happened to `name` in a directory, or to the root when it is "".
+static void plain_event(struct tree_watch *t, struct node *n, const char *name, uint32_t mask) {
     static const struct {
         uint32_t mask;
         enum tree_change change;
@@ -312,9 +306,28 @@ static void process(struct tree_watch *t, const struct inotify_event *e) {
                  {IN_CLOSE_WRITE, TREE_CLOSED},
                  {IN_ATTRIB, TREE_ATTRIBUTES},
                  {IN_DELETE, TREE_DELETED}};
-    const char *name = e->len ? e->name : "";
+    bool directory = mask & IN_ISDIR;
+    if (!*name && n != &t->root)
+        return; // a directory's own attributes come under its name, too
+    for (size_t i = 0; i < ARRAY_SIZE(plain); i++)
+        if (mask & plain[i].mask)
+            tell(t, plain[i].change, n, name, NULL, directory);
+    if (mask & IN_CREATE && directory && t->recursive)
+        add_named(t, n, name);
+}
+
+// The watch of a directory ends, or what it watches.
+static void end_event(struct tree_watch *t, struct node *n, uint32_t mask) {
+    if (n == &t->root) {
+        t->gone = true;
+        t->tell(t->arg, TREE_GONE, t->root_path, NULL, t->root_is_directory);
+    } else if (mask & IN_IGNORED) {
+        node_drop(t, n, false);
+    }
+}
+
+static void process(struct tree_watch *t, const struct inotify_event *e) {
     struct node *n = node_find(t, e->wd);
-    bool directory = e->mask & IN_ISDIR;
     if (t->moved.cookie && !(e->mask & IN_MOVED_TO))
         settle_moved(t);
     if (e->mask & IN_Q_OVERFLOW)
@@ -325,18 +338,10 @@ static void process(struct tree_watch *t, const struct inotify_event *e) {
         moved_from(t, n, e);
     else if (e->mask & IN_MOVED_TO)
         moved_to(t, n, e);
-    else if (e->mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)) {
-        if (n == &t->root)
-            root_event(t, e);
-        else if (e->mask & IN_IGNORED)
-            node_drop(t, n, false);
-    } else if (*name || n == &t->root) { // a directory's own attributes come under its name, too
-        for (size_t i = 0; i < ARRAY_SIZE(plain); i++)
-            if (e->mask & plain[i].mask)
-                tell(t, plain[i].change, n, name, NULL, directory);
-        if (e->mask & IN_CREATE && directory && t->recursive)
-            add_named(t, n, name);
-    }
+    else if (e->mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED))
+        end_event(t, n, e->mask);
+    else
+        plain_event(t, n, e->len ? e->name : "", e->mask);
 }
 
 static bool read_events(struct tree_watch *t) {

@@ -73,7 +73,7 @@ static int copy_failed(struct upload *u, const char *path) {
 
 static int begin_file(struct upload *u) {
     struct files_meta meta;
-    char *path;
+    char *path = NULL;
     size_t index = u->files++;
     if (index < json_array_size(u->metadata)) {
         if (read_metadata(u, index, &meta, &path) < 0)
@@ -89,7 +89,7 @@ static int begin_file(struct upload *u) {
 
 static int end_file(struct upload *u) {
     struct files_meta meta;
-    char *path;
+    char *path = NULL;
     size_t index = u->files - 1;
     if (!u->place.name[0]) {
         u->spools[index] = TAKE_FD(u->place.fd);

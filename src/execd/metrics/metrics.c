@@ -34,10 +34,9 @@ static double mib(uint64_t bytes) {
 }
 
 static json_t *describe(const struct usage *u, double percent) {
-    return json_pack("{s:f,s:f,s:f,s:f,s:I}", "cpu_count", u->cpus, "cpu_used_pct",
-                     percent, "mem_total_mib", mib(u->memory_max),
-                     "mem_used_mib", mib(u->memory), "timestamp",
-                     (json_int_t)(clock_wall_us() / 1000));
+    return json_pack("{s:f,s:f,s:f,s:f,s:I}", "cpu_count", u->cpus, "cpu_used_pct", percent,
+                     "mem_total_mib", mib(u->memory_max), "mem_used_mib", mib(u->memory),
+                     "timestamp", (json_int_t)(clock_wall_us() / 1000));
 }
 
 static void run(struct job *job) {
