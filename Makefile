@@ -6,7 +6,7 @@ PYTEST = $(BUILD)/venv/bin/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-sdk test-all sanitize fuzz lint \
-	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check vectors soak execd-empty-root docs-check clean
+	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check test-docker test-podman test-engine-restart defects images bench-docker vectors soak execd-empty-root docs-check clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,25 @@ soak: deps-test build-test ## 10,000 commands, uploads, terminals and dropped co
 
 execd-empty-root: deps-test build-test ## execd runs where there is nothing else
 	@python3 tools/check.py empty_root
+
+test-docker: deps-test build-test ## the docker runtime on a private dockerd
+	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py -k "not podman" $(ARGS)
+
+test-podman: deps-test build-test ## the same tests on a private Podman
+	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py -k podman $(ARGS)
+
+test-engine-restart: deps-test build-test ## an engine that is killed under load
+	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker_engine.py -k goes_away $(ARGS)
+
+defects: deps-test build-test ## the tests of docs/runtimes.md's table of the reference's defects
+	@$(BUILD)/test/tests/unit/server/test-docker-runtime >/dev/null
+	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py $(ARGS)
+
+images: build ## our execd image, into the engine of DOCKER_HOST
+	@tools/images.sh $(BUILD)/release/src/execd/execd
+
+bench-docker: deps-test build ## create on dockerd beside the engine's own create and start
+	@python3 bench/docker.py
 
 leak-check: deps-test build-test ## nothing is left after 100 sandboxes
 	@python3 tools/check.py leak

@@ -1,0 +1,140 @@
+"""The docker runtime where the engine makes the difference: networks, published ports, registries, an engine that goes away."""
+import concurrent.futures
+import os
+import subprocess
+import tempfile
+
+import pytest
+
+import engines
+import harness
+
+
+@pytest.fixture(scope="module")
+def engine():
+    e = engines.Dockerd("--live-restore")
+    try:
+        e.start()
+        e.import_base()
+        yield e
+    finally:
+        e.remove()
+
+
+def run_server(engine, **docker):
+    s = engines.docker_server(engine, **docker)
+    try:
+        return s.start()
+    except BaseException:
+        s.remove()
+        raise
+
+
+def published(engine, sandbox_id):
+    ports = engine.inspect(sandbox_id)[1]["NetworkSettings"]["Ports"] or {}
+    return {k: v for k, v in ports.items() if v}
+
+
+def test_published_ports(engine):
+    """`always`: execd's port alone, on the loopback, on a port that the engine chose."""
+    s = run_server(engine, publish_ports="always")
+    try:
+        made = [s.create()["id"] for _ in range(2)]
+        for i in made:
+            ports = published(engine, i)
+            assert list(ports) == ["44772/tcp"] and ports["44772/tcp"][0]["HostIp"] == "127.0.0.1"
+            assert s.run(i, "echo here")[1] == "here\n"
+        assert s.request("GET", f"/v1/sandboxes/{made[0]}/proxy/8001/").status == 502  # not published, and said so
+    finally:
+        s.remove()
+
+
+def test_host_network(engine):
+    """Two sandboxes on the host's network: each execd has a port of its own."""
+    s = run_server(engine, network_mode="host")
+    try:
+        a, b = s.create()["id"], s.create()["id"]
+        assert s.run(a, "echo $OPENSANDBOX_ID")[1].strip() == a
+        assert s.run(b, "echo $OPENSANDBOX_ID")[1].strip() == b
+        s.kill()
+        s.start()
+        assert s.run(b, "echo $OPENSANDBOX_ID")[1].strip() == b
+    finally:
+        s.remove()
+
+
+def test_user_defined_network(engine):
+    assert engine.call("POST", "/networks/create", {"Name": "MixedCase", "Driver": "bridge"})[0] == 201
+    s = run_server(engine, network_mode="MixedCase")
+    try:
+        i = s.create()["id"]
+        assert list(engine.inspect(i)[1]["NetworkSettings"]["Networks"]) == ["MixedCase"]
+        assert s.run(i, "echo here")[1] == "here\n"
+    finally:
+        s.remove()
+    s = engines.docker_server(engine, network_mode="absent")
+    try:
+        with pytest.raises(AssertionError, match="docker network create absent"):
+            s.start()
+    finally:
+        s.remove()
+
+
+def test_pull_with_and_without_credentials(engine):
+    port = harness.free_port()
+    with tempfile.TemporaryDirectory() as d:
+        subprocess.run(["htpasswd", "-Bbc", f"{d}/users", "me", "s3cret"], check=True, capture_output=True)
+        with open(f"{d}/config.yml", "w") as f:
+            f.write(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {d}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+                    f"auth: {{htpasswd: {{realm: test, path: {d}/users}}}}\n")
+        registry = subprocess.Popen(["docker-registry", "serve", f"{d}/config.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        s = None
+        try:
+            subprocess.run(["skopeo", "copy", "-q", "--dest-tls-verify=false", "--dest-creds", "me:s3cret", "--retry-times", "5",
+                            "--src-daemon-host", engine.host, f"docker-daemon:{harness.IMAGE}", f"docker://127.0.0.1:{port}/team/base:1"], check=True, timeout=120)
+            s = run_server(engine)
+            uri = f"127.0.0.1:{port}/team/base:1"
+            assert s.create(expect=400, image={"uri": uri})["code"] == "DOCKER::IMAGE_UNAUTHORIZED"
+            good = {"username": "me", "password": "s3cret"}
+            assert s.create(expect=400, image={"uri": uri + "9", "auth": good})["code"] == "DOCKER::IMAGE_NOT_FOUND"
+            i = s.create(image={"uri": uri, "auth": good})["id"]
+            assert s.run(i, "echo pulled")[1] == "pulled\n"
+            assert s.get(i)["image"]["uri"] == uri
+            assert "s3cret" not in s.log()
+        finally:
+            if s:
+                s.remove()
+            registry.terminate()
+            registry.wait()
+
+
+def test_the_engine_goes_away(engine):
+    """Killed under load, it comes back with its sandboxes (live restore): none is lost, none is immortal, and nobody waits for it."""
+    s = run_server(engine)
+    try:
+        kept, doomed, late = [s.create()["id"] for _ in range(3)]
+        pid = engine.inspect(doomed)[1]["State"]["Pid"]
+        body = {"image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "timeout": 600,
+                "resourceLimits": {"cpu": "1", "memory": "64Mi"}}
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            creates = [pool.submit(s.request, "POST", "/v1/sandboxes", body) for _ in range(4)]
+            engine.kill()
+            os.kill(pid, 9)  # it dies while nobody looks
+            refused = pool.submit(s.request, "POST", "/v1/sandboxes", body)
+            pool.submit(s.request, "DELETE", f"/v1/sandboxes/{late}")  # accepted; done when the engine is back
+            assert s.get(kept)["status"]["state"] == "Running"
+            assert s.run(kept, "echo still here")[1] == "still here\n"
+            for r in [c.result() for c in creates]:
+                assert r.status in (202, 500), r
+            r = refused.result()
+            assert r.status == 500 and r.json()["code"] == "DOCKER::UNAVAILABLE", r
+        engine.start()
+        harness.wait_until(lambda: s.get(doomed)["status"]["state"] == "Failed", "the dead one is seen", 10)
+        assert s.get(kept)["status"]["state"] == "Running"
+        harness.wait_until(lambda: engine.inspect(late)[0] == 404, "the deleted one is gone", 30)
+        known = {b["id"] for b in s.sandboxes()}
+        harness.wait_until(lambda: {c["Labels"]["opensandbox.io/id"] for c in engine.containers()
+                                    if "opensandbox.io/id" in c["Labels"]} <= known, "no orphan", 30)
+        assert s.run(s.create()["id"], "echo new")[1] == "new\n"
+    finally:
+        s.remove()
