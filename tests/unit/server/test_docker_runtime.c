@@ -306,6 +306,25 @@ static void failures_have_codes_and_leave_nothing(void **state) {
     assert_non_null(strstr(err.message, "137 (out of memory)"));
 }
 
+static void an_engine_without_limits(void **state) {
+    struct world *w = *state;
+    struct error err;
+    w->spec->memory_bytes = 64 << 20;
+    fake_engine_rule(w->fake, "GET", "/info", 0, 200, "{\"MemoryLimit\":false}");
+    start(w);
+    assert_int_equal(provision(w, &err), -1); // never in silence
+    assert_string_equal(err.code, "SANDBOX::INVALID_PARAMETER");
+    assert_non_null(strstr(err.message, "docker.limits"));
+    w->runtime->ops->stop(w->runtime);
+    w->runtime->ops->free(w->runtime);
+    w->settings.limits = DOCKER_LIMITS_BEST_EFFORT;
+    fake_engine_cut(w->fake);
+    start(w);
+    assert_int_equal(provision(w, &err), 0);
+    cleanup_json json_t *j = body(w);
+    assert_null(json_object_get(json_object_get(j, "HostConfig"), "Memory"));
+}
+
 // ---- images ----
 
 static void pulls_tell_what_is_wrong(void **state) {
@@ -593,6 +612,7 @@ int main(void) {
                                        TEST(gpu_platform_and_secure_runtime),
                                        TEST(a_runtime_that_the_engine_lacks),
                                        TEST(failures_have_codes_and_leave_nothing),
+                                       TEST(an_engine_without_limits),
                                        TEST(pulls_tell_what_is_wrong),
                                        TEST(an_image_of_another_platform_is_pulled_again),
                                        TEST(credentials_go_in_the_header),

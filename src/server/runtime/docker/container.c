@@ -128,6 +128,8 @@ static json_t *security_of(const struct docker *d) {
 }
 
 static void add_limits(const struct docker *d, const struct sandbox_spec *s, json_t *host) {
+    if (d->no_limits)
+        return; // who asked for some and may not have none was refused
     uint64_t pids = s->pids ? s->pids : d->settings.default_pids;
     json_object_set_new(host, "PidsLimit", json_integer((json_int_t)pids));
     if (s->memory_bytes)

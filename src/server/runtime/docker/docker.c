@@ -34,6 +34,14 @@ static int check_engine(struct docker *d, struct error *err) {
                          "secure_runtime: the engine has no runtime \"%.60s\"; add it to the "
                          "engine's configuration (daemon.json: runtimes)",
                          name);
+    d->no_limits = json_is_false(json_object_get(info, "MemoryLimit")) ||
+                   json_is_false(json_object_get(info, "CpuCfsQuota")) ||
+                   json_is_false(json_object_get(info, "PidsLimit"));
+    if (d->no_limits)
+        log_warning("the engine cannot limit memory, processor or processes: %s",
+                    d->settings.limits == DOCKER_LIMITS_ENFORCE
+                        ? "creates that ask for limits are refused (docker.limits)"
+                        : "sandboxes run without limits (docker.limits = \"best_effort\")");
     const char *version = json_string_value(json_object_get(info, "ServerVersion"));
     log_info("docker runtime: %s %.60s, API 1.%u",
              engine_is_podman(d->engine) ? "Podman" : "engine", version ? version : "?",

@@ -48,6 +48,7 @@ struct docker {
     struct engine *engine;
     struct docker_events *events;
     bool host_network, publish;
+    bool no_limits;      // the engine cannot limit memory, processor or processes
     const char *network; // as the engine knows it
     char *seccomp;       // SecurityOpt, NULL: none
     char execd_volume[VOLUME_NAME_SIZE];

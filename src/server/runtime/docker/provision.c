@@ -68,7 +68,13 @@ static int refused(struct error *err, const char *what) {
 }
 
 // What Docker refuses and Podman would try.
-static int check_limits(const struct sandbox_spec *s, struct error *err) {
+static int check_limits(const struct docker *d, const struct sandbox_spec *s, struct error *err) {
+    if (d->no_limits && d->settings.limits == DOCKER_LIMITS_ENFORCE &&
+        (s->memory_bytes || s->cpu_millis || s->pids))
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits: the engine cannot limit memory, processor or "
+                            "processes on this host (control groups); run it so that it can, or "
+                            "set docker.limits = \"best_effort\" to do without");
     if (s->memory_bytes && s->memory_bytes < MEMORY_MIN)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "resourceLimits.memory is %llu bytes; at least 6Mi are needed",
@@ -267,7 +273,7 @@ static int report(struct making *m, struct error *err) {
 }
 
 static int make(struct making *m, struct error *err) {
-    if (check_limits(m->q->spec, err) || (m->d->host_network && choose_port(m, err)))
+    if (check_limits(m->d, m->q->spec, err) || (m->d->host_network && choose_port(m, err)))
         return -1;
     if (create(m, err))
         return -1;
