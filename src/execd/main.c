@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -116,8 +117,11 @@ static int start_server(struct program *p, struct error *err) {
     e->http = http_server_new(&e->loop, &s, err);
     if (!e->http)
         return -1;
-    if (p->options.handoff >= 0 && http_server_listen(e->http, p->options.handoff, err) < 0)
-        return error_wrap(err, "passed socket");
+    if (p->options.handoff >= 0) {
+        (void)listen(p->options.handoff, BACKLOG); // a thousand commands may begin at once
+        if (http_server_listen(e->http, p->options.handoff, err) < 0)
+            return error_wrap(err, "passed socket");
+    }
     int fd = listen_tcp("0.0.0.0", p->options.port, BACKLOG, err);
     if (fd >= 0 && !http_server_listen(e->http, fd, err)) {
         e->port = http_server_port(e->http);
