@@ -2,6 +2,7 @@
 import os
 import shutil
 import socket
+import struct
 import threading
 import time
 import urllib.parse
@@ -11,7 +12,7 @@ import pytest
 from execd_files import (MULTIPART, download, execd, failed, file, leftovers, meta, mode, multipart, owner, query, upload,  # noqa: F401
                          work)
 from execd_follow import Following, Together
-from execd_peer import wait_until
+from execd_peer import Execd, wait_until
 
 ROOT_USER = os.geteuid() == 0
 
@@ -94,13 +95,16 @@ def test_upload_to_a_full_disk(execd, work):
         subprocess.run(["umount", work], check=True)
 
 
-def test_upload_vanishing_client_leaves_nothing(execd, work):
+@pytest.mark.parametrize("reset", [False, True])
+def test_upload_vanishing_client_leaves_nothing(execd, work, reset):
     body = multipart(meta(work / "f"), file(bytes(1 << 20)))
     before = execd.descriptors()
     with socket.create_connection(("127.0.0.1", execd.port)) as s:
         s.sendall(b"POST /files/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
                   b"Content-Length: %d\r\n\r\n" % len(body) + body[:600000])
         wait_until(lambda: leftovers(work), "the file is begun")
+        if reset:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wait_until(lambda: not leftovers(work), "the file is removed")
     assert list(work.iterdir()) == []
     wait_until(lambda: execd.descriptors() <= before, "descriptors are closed")
@@ -629,3 +633,26 @@ def test_many_at_once_and_nothing_left(execd, work):
         t.result(60)
     assert list(work.iterdir()) == []
     wait_until(lambda: execd.descriptors() <= before, "descriptors are closed")
+
+
+def test_end_in_the_middle_of_everything(work):
+    """SIGTERM while streams, a stalled download and half an upload are open: it goes by itself, nothing left behind."""
+    with open(work / "big", "wb") as f:
+        f.truncate(1 << 30)
+    with Execd(token="") as e:
+        streams = [e.open("GET", query("/files/watch", path=str(work), recursive="1")), e.open("GET", "/metrics/watch"),
+                   e.open("GET", query("/files/download", path=str(work / "big")))]
+        for _, response in streams:
+            assert response.status == 200
+        body = multipart(meta(work / "f"), file(bytes(1 << 20)))
+        with socket.create_connection(("127.0.0.1", e.port)) as s:
+            s.sendall(b"POST /files/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+                      b"Content-Length: %d\r\n\r\n" % len(body) + body[:600000])
+            wait_until(lambda: leftovers(work), "the file is begun")
+            e.process.terminate()
+            assert e.process.wait(15) == 0, e.output()
+        for connection, response in streams:
+            response.close()
+            connection.close()
+        assert "left open" not in e.output() and "ERROR" not in e.output(), e.output()
+    assert not leftovers(work)

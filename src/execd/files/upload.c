@@ -270,9 +270,16 @@ static bool on_body(struct http_exchange *x, const char *data, size_t len) {
 
 static void on_body_end(struct http_exchange *x, bool ok) {
     struct upload *u = x->user;
+    if (u->ended)
+        return;
     u->ended = true;
     u->whole = ok && !u->filling.failed;
     hand_over(u);
+}
+
+// A connection that was reset, or cut at our own end, has no end of its body.
+static void on_gone(struct http_exchange *x) {
+    on_body_end(x, false);
 }
 
 void handle_files_upload(struct http_exchange *x) {
@@ -305,5 +312,6 @@ void handle_files_upload(struct http_exchange *x) {
         return;
     }
     x->user = u;
+    x->on_gone = on_gone;
     http_body_start(x, &body);
 }
