@@ -27,12 +27,13 @@ law() { # directory, forbidden include prefixes
     grep -rnE "#include \"($2)" "$1" --include=*.c --include=*.h --include=*.cpp
 }
 dependency_law() {
-    law src/base 'io/|fmt/|http/|execd/|server/'
-    law src/io 'fmt/|http/|execd/|server/'
-    law src/fmt 'http/|io/|execd/|server/'
-    law src/http 'execd/|server/'
-    law src/execd 'server/'
-    law src/server 'execd/'
+    law src/base 'io/|fmt/|http/|execd/|egress/|server/'
+    law src/io 'fmt/|http/|execd/|egress/|server/'
+    law src/fmt 'http/|io/|execd/|egress/|server/'
+    law src/http 'execd/|egress/|server/'
+    law src/execd 'egress/|server/'
+    law src/egress 'execd/|server/'
+    law src/server 'execd/|egress/'
     law src/server/store 'server/(api|sandbox|runtime)/'
     law src/server/sandbox 'server/(api|runtime/(oci|docker|kubernetes))/|sqlite3|http/'
     law src/server/runtime 'server/(api|sandbox|store)/'
