@@ -1,6 +1,6 @@
 """Container images made by hand, good and hostile: layers, OCI layouts, archives, and a registry on loopback to serve them."""
-import base64
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -70,6 +70,11 @@ def tar_bytes(entries):
     return buffer.getvalue()
 
 
+@functools.lru_cache(maxsize=64)
+def packed(layer):
+    return gzip.compress(layer, 1, mtime=0)
+
+
 def sha(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -91,7 +96,7 @@ class Image:
             out[sha(data)] = data
             return {"mediaType": media, "digest": sha(data), "size": len(data)}
 
-        layers = [add(gzip.compress(layer, 1, mtime=0), OCI + "layer.v1.tar+gzip") for layer in self.layers]
+        layers = [add(packed(layer), OCI + "layer.v1.tar+gzip") for layer in self.layers]
         manifest = {"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json",
                     "config": add(json.dumps(self.config).encode(), OCI + "config.v1+json"), "layers": layers}
         if change:

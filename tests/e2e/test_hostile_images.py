@@ -37,11 +37,14 @@ class Range:
         self.server.remove()
 
     def seen(self):
-        """What must not change: the canary, and the host's own files that images aim at."""
-        host = [(p, os.lstat(p).st_mtime_ns, os.lstat(p).st_mode, os.lstat(p).st_ino) for p in
-                ("/etc/passwd", "/etc/group", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/null", "/dev", "/etc", "/bin/sh")
-                if os.path.lexists(p)]
-        return images.tree_hash(self.canary), [h for h in host if h[0] not in ("/dev",)], os.stat("/dev/null").st_rdev
+        """What must not change: the canary, and the host's own files that images aim at. Others on a host may install packages
+        meanwhile, so of what those touch only kind, mode and owner are compared."""
+        host = []
+        for path in ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc", "/etc/passwd", "/etc/group", "/bin/sh", "/dev/null"):
+            if os.path.lexists(path):
+                st = os.lstat(path)
+                host.append((path, st.st_mode, st.st_uid, st.st_gid, st.st_rdev, st.st_mtime_ns if path.startswith("/etc/host") else 0))
+        return images.tree_hash(self.canary), host
 
     def load(self, image, tmp_path, change=None, form="layout"):
         """(image name, None) or (None, error line)."""
@@ -226,16 +229,17 @@ def traversals(canary):
 
 
 @pytest.mark.parametrize("case", sorted(traversals("/c")))
-@pytest.mark.parametrize("form", ["one layer", "two layers", "tarball"])
-def test_layers_stay_in_their_root(guarded, tmp_path, case, form):
+def test_layers_stay_in_their_root(guarded, tmp_path, case):
     evil = traversals(guarded.canary)[case]
-    layers = {"one layer": [small_root() + evil], "two layers": [small_root() + evil[:1], evil[1:] or [entry("second", "x")]],
-              "tarball": [small_root() + evil]}[form]
-    got = guarded.live(Image(layers), tmp_path, ["ls / > /dev/null", "cat /out/x /stolen /f 2>&1"], form="tarball" if form == "tarball" else "layout")
-    if "run" in got:
-        assert "untouched" not in got["run"][1][1], got  # nothing of the host was brought in either
-    elif "import" in got:
-        assert "OCI::IMAGE_INVALID" in got["import"], got
+    forms = {"two layers": [small_root() + evil[:1], evil[1:] or [entry("second", "x")]]}
+    if guarded.runtime == "crun":  # unpacking knows nothing of the runtime: the other forms once are enough
+        forms.update({"one layer": [small_root() + evil], "tarball": [small_root() + evil]})
+    for form, layers in forms.items():
+        got = guarded.live(Image(layers), tmp_path, ["ls / > /dev/null", "cat /out/x /stolen /f 2>&1"], form="tarball" if form == "tarball" else "layout")
+        if "run" in got:
+            assert "untouched" not in got["run"][1][1], (form, got)  # nothing of the host was brought in either
+        elif "import" in got:
+            assert "OCI::IMAGE_INVALID" in got["import"], (form, got)
 
 
 def test_modes_and_owners_through_links(guarded, tmp_path):
