@@ -20,13 +20,13 @@ def execd():
 
 # ---- REST ----------------------------------------------------------------------------------------------------
 
-def test_rest(execd, tmp_path):
-    p = Pty(execd, cwd=str(tmp_path / "new/dir"))
+def test_rest(execd, pty, tmp_path):
+    p = pty(cwd=str(tmp_path / "new/dir"))
     assert p.state() == {"session_id": p.id, "running": False, "output_offset": 0}
     c = p.open()
     c.until(rb"[#$] $")
     c.type("pwd; echo $TERM; stty size\n")
-    c.until(rf"{tmp_path}/new/dir\r\nxterm-256color\r\n24 80\r\n".encode())
+    c.until(rf"{tmp_path}/new/dir\r\nxterm-256color\r\n24 80\r\n.*[#$] $".encode())
     assert p.state()["running"] is True
     assert p.state()["output_offset"] == len(c.live)
     p.delete()
@@ -47,15 +47,13 @@ def test_plain_get(execd, pty):
     assert r.headers["Sec-WebSocket-Version"] == "13"
 
 
-def test_start_failure_is_told(execd, tmp_path):
-    (tmp_path / "gone").mkdir()
-    p = Pty(execd, cwd=str(tmp_path / "gone"))
+def test_start_failure_is_told(execd, pty, tmp_path):
+    p = pty(cwd=str(tmp_path / "gone"))
     (tmp_path / "gone").rmdir()
     c = Client(execd, p.id)
     assert c.text("error")["code"] == "START_FAILED"
     assert c.closed()[0] != 1000
     assert p.state()["running"] is False
-    p.delete()
 
 
 # ---- output and its end --------------------------------------------------------------------------------------

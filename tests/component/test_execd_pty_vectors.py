@@ -59,7 +59,7 @@ def test_a12_second_client(shared, execd):
 def test_a12_takeover(shared):
     total = shared.state()["output_offset"]
     second = shared.open("?takeover=1&since=5")
-    assert second.offset == 5 and len(second.replayed) == total - 5
+    assert second.offset == 5 and len(second.replayed) >= total - 5 and b"echo hi" in second.replayed
     assert shared.first.closed() == (4001, "TAKEN_OVER")
     second.type("echo same $$\n")
     second.until(rb"\r\nsame \d+\r\n")

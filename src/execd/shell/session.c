@@ -38,6 +38,7 @@ struct run {
     int64_t time_out_ms, started_ns;
     struct process process;
     struct timer deadline;
+    struct loop_task over; // the end, outside of the output's own calls
     struct capture capture;
     struct output_reader reader;
     int report; // descriptor of what the shell remembers
@@ -52,6 +53,7 @@ static void session_next(struct session *s);
 
 static void run_free(struct run *r) {
     timer_stop(&r->deadline);
+    loop_cancel(&r->session->e->loop, &r->over);
     output_detach(&r->reader);
     process_forget(&r->process);
     capture_clear(&r->capture);
@@ -92,8 +94,8 @@ static void run_result(struct run *r) {
     }
 }
 
-// Everything of the run is over and told; the next one gets its turn.
-static void run_over(struct run *r) {
+// Nothing more comes of the run; the next one gets its turn.
+static void run_end(struct run *r) {
     struct session *s = r->session;
     events_end(r->events);
     run_free(r);
@@ -111,6 +113,12 @@ static void on_drained(struct capture *c) {
     output_end(&c->output); // on_more() ends the run, now or when the client has read
 }
 
+static void on_over(struct loop_task *task) {
+    struct run *r = CONTAINER_OF(task, struct run, over);
+    run_result(r);
+    run_end(r);
+}
+
 static void on_more(struct output_reader *reader) {
     struct run *r = CONTAINER_OF(reader, struct run, reader);
     char *scratch = r->session->e->scratch;
@@ -120,8 +128,8 @@ static void on_more(struct output_reader *reader) {
         events_output(r->events, from, scratch, n);
     events_flush(r->events);
     if (output_at_end(reader)) {
-        run_result(r);
-        run_over(r);
+        loop_cancel(&r->session->e->loop, &r->over);
+        loop_defer(&r->session->e->loop, &r->over);
     }
 }
 
@@ -135,7 +143,7 @@ static void on_events_room(void *arg) {
 static void on_gone(void *arg) {
     struct run *r = arg;
     if (!r->started) { // was waiting for its turn
-        run_over(r);
+        run_end(r);
         return;
     }
     process_kill_group(&r->process, SIGKILL);
@@ -370,6 +378,7 @@ void handle_session_run(struct http_exchange *x) {
         return;
     }
     r->session = s;
+    r->over.run = on_over;
     r->report = -1;
     s->count++;
     struct events_owner owner = {.room = on_events_room, .gone = on_gone, .arg = r};
