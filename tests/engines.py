@@ -73,6 +73,10 @@ class Engine:
                     self.call("DELETE", f"/containers/{c['Id']}?force=1&v=1")
                 for n in self.call("GET", "/networks")[1]:
                     if n["Name"] not in ("bridge", "host", "none", "podman"):
+                        bridge = (n.get("Options") or {}).get("com.docker.network.bridge.name", "")
+                        for family in ("inet", "bridge"):
+                            subprocess.run(["nft", "delete", "table", family, f"opensandbox_docker_{bridge[4:]}"], check=False,
+                                           stderr=subprocess.DEVNULL)
                         self.call("DELETE", f"/networks/{n['Id']}")
         finally:
             self.stop()
