@@ -13,6 +13,7 @@
 #include "execd/environment.h"
 #include "execd/execd.h"
 #include "execd/files/expand.h"
+#include "execd/handlers.h"
 
 enum { ENVS_FILE_MAX = 4 << 20, VARIABLES_MAX = 8192 };
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -212,6 +213,31 @@ char **process_environment(struct arena *a, const json_t *envs, struct error *er
         return NULL;
     }
     return add_object(&v, envs, err) < 0 ? NULL : v.items;
+}
+
+// ---- PUT /environment ----
+
+// The server's, when a sandbox that was made before anybody asked for it gets its user: what the
+// start object would have brought. Every process that is started from now on has it.
+void handle_environment(struct http_exchange *x) {
+    json_t *body = execd_body(x, false), *value;
+    const char *name;
+    if (!body)
+        return;
+    json_object_foreach(body, name, value) {
+        if (*name && !strchr(name, '=') && json_is_string(value))
+            continue;
+        execd_fail(x, 400, CODE_BODY, "\"%.100s\" is no variable with a text", name);
+        json_decref(body);
+        return;
+    }
+    bool ok = true;
+    json_object_foreach(body, name, value) ok &= setenv(name, json_string_value(value), 1) == 0;
+    json_decref(body);
+    if (ok)
+        http_reply_empty(x, 204);
+    else
+        execd_fail(x, 500, CODE_RUNTIME, "out of memory");
 }
 
 // ---- the shell ----

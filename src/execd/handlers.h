@@ -12,6 +12,9 @@ void handle_no_code(struct http_exchange *x);      // code contexts
 void handle_no_isolation(struct http_exchange *x); // isolated sessions
 void handle_isolation_abilities(struct http_exchange *x);
 
+// environment.c
+void handle_environment(struct http_exchange *x);
+
 // command.c
 void handle_command(struct http_exchange *x);
 void handle_interrupt(struct http_exchange *x); // also DELETE /code

@@ -19,7 +19,7 @@ static bool is_blank(const char *text) {
 // ---- types and ranges ----
 
 static void read_image(struct create_form *f, struct problems *p) {
-    struct field image = field_get(&place_body, f->body, "image");
+    struct field image = field_get(f->at, f->body, "image");
     const json_t *o = field_object(p, &image, false);
     if (!o)
         return;
@@ -35,7 +35,7 @@ static void read_image(struct create_form *f, struct problems *p) {
 }
 
 static void read_platform(struct create_form *f, struct problems *p) {
-    struct field platform = field_get(&place_body, f->body, "platform");
+    struct field platform = field_get(f->at, f->body, "platform");
     const json_t *o = field_object(p, &platform, false);
     if (!o)
         return;
@@ -45,7 +45,7 @@ static void read_platform(struct create_form *f, struct problems *p) {
 }
 
 static int read_entrypoint(struct create_form *f, struct problems *p) {
-    struct field list = field_get(&place_body, f->body, "entrypoint");
+    struct field list = field_get(f->at, f->body, "entrypoint");
     const json_t *words = field_list(p, &list, 1, false), *word;
     size_t i;
     if (!words)
@@ -65,8 +65,8 @@ static int read_entrypoint(struct create_form *f, struct problems *p) {
 }
 
 static void read_policy(struct create_form *f, struct problems *p) {
-    struct field policy = field_get(&place_body, f->body, "networkPolicy");
-    struct field proxy = field_get(&place_body, f->body, "credentialProxy");
+    struct field policy = field_get(f->at, f->body, "networkPolicy");
+    struct field proxy = field_get(f->at, f->body, "credentialProxy");
     const json_t *o = field_object(p, &policy, false), *rules, *rule;
     size_t i;
     f->has_policy = o != NULL;
@@ -94,11 +94,11 @@ static void read_policy(struct create_form *f, struct problems *p) {
 }
 
 static int read_maps(struct create_form *f, struct problems *p) {
-    struct field limits = field_get(&place_body, f->body, "resourceLimits");
-    struct field requests = field_get(&place_body, f->body, "resourceRequests");
-    struct field env = field_get(&place_body, f->body, "env");
-    struct field metadata = field_get(&place_body, f->body, "metadata");
-    struct field extensions = field_get(&place_body, f->body, "extensions");
+    struct field limits = field_get(f->at, f->body, "resourceLimits");
+    struct field requests = field_get(f->at, f->body, "resourceRequests");
+    struct field env = field_get(f->at, f->body, "env");
+    struct field metadata = field_get(f->at, f->body, "metadata");
+    struct field extensions = field_get(f->at, f->body, "extensions");
     struct pairs ignored = {0};
     int rc = field_map(p, &limits, false, &f->limits);
     f->has_limits = limits.value != NULL;
@@ -120,15 +120,17 @@ static int read_maps(struct create_form *f, struct problems *p) {
 
 int create_read(struct create_form *f, const json_t *body, struct problems *p) {
     f->body = body;
+    if (!f->at)
+        f->at = &place_body;
     f->spec = spec_new();
     if (!f->spec)
         return -1;
-    struct field snapshot = field_get(&place_body, body, "snapshotId"),
-                 template_id = field_get(&place_body, body, "templateId");
-    struct field timeout = field_get(&place_body, body, "timeout"),
-                 lifecycle = field_get(&place_body, body, "lifecycle");
-    struct field secure = field_get(&place_body, body, "secureAccess"),
-                 volumes = field_get(&place_body, body, "volumes");
+    struct field snapshot = field_get(f->at, body, "snapshotId"),
+                 template_id = field_get(f->at, body, "templateId");
+    struct field timeout = field_get(f->at, body, "timeout"),
+                 lifecycle = field_get(f->at, body, "lifecycle");
+    struct field secure = field_get(f->at, body, "secureAccess"),
+                 volumes = field_get(f->at, body, "volumes");
     read_image(f, p);
     f->snapshot = field_text(p, &snapshot, false);
     f->template_id = field_text(p, &template_id, false);
@@ -153,7 +155,7 @@ static void relate_template(const struct create_form *f, struct problems *p) {
     char names[200] = "";
     size_t used = 0;
     for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
-        struct field o = field_get(&place_body, f->body, others[i]);
+        struct field o = field_get(f->at, f->body, others[i]);
         // Clients send secureAccess: false and empty maps always; those say nothing.
         bool says = o.value && !json_is_false(o.value) &&
                     !(json_is_object(o.value) && !json_object_size(o.value));
@@ -162,42 +164,39 @@ static void relate_template(const struct create_form *f, struct problems *p) {
                                      others[i]);
     }
     if (used)
-        problem_add(p, &place_body, "value_error",
-                    "Value error, templateId cannot be combined with %s", names);
+        problem_add(p, f->at, "value_error", "Value error, templateId cannot be combined with %s",
+                    names);
     else if (!f->timeout_s)
-        problem_add(p, &place_body, "value_error",
-                    "Value error, timeout is required with templateId");
+        problem_add(p, f->at, "value_error", "Value error, timeout is required with templateId");
 }
 
 static void relate_pool(const struct create_form *f, struct problems *p) {
     if (f->has_lifecycle)
-        problem_add(p, &place_body, "value_error",
+        problem_add(p, f->at, "value_error",
                     "Value error, lifecycle cannot be combined with extensions.poolRef");
     else if (!is_blank(f->snapshot))
-        problem_add(p, &place_body, "value_error",
+        problem_add(p, f->at, "value_error",
                     "Value error, snapshotId cannot be combined with extensions.poolRef");
 }
 
 void create_relate(const struct create_form *f, struct problems *p) {
     bool image = !is_blank(f->image), snapshot = !is_blank(f->snapshot);
     if (pairs_get(&f->spec->env, "OPENSANDBOX_LIFECYCLE"))
-        problem_add(p, &place_body, "value_error",
-                    "Value error, env may not set OPENSANDBOX_LIFECYCLE");
+        problem_add(p, f->at, "value_error", "Value error, env may not set OPENSANDBOX_LIFECYCLE");
     else if (!is_blank(f->template_id))
         relate_template(f, p);
     else if (f->pool)
         relate_pool(f, p);
     else if (f->proxy_enabled && !f->has_policy)
-        problem_add(p, &place_body, "value_error",
+        problem_add(p, f->at, "value_error",
                     "Value error, credentialProxy.enabled requires networkPolicy");
     else if (image == snapshot)
-        problem_add(p, &place_body, "value_error",
+        problem_add(p, f->at, "value_error",
                     "Value error, exactly one of image.uri and snapshotId must be given");
     else if (image && !f->spec->entrypoint_count)
-        problem_add(p, &place_body, "value_error",
-                    "Value error, entrypoint is required with image");
+        problem_add(p, f->at, "value_error", "Value error, entrypoint is required with image");
     else if (!f->has_limits)
-        problem_add(p, &place_body, "value_error",
+        problem_add(p, f->at, "value_error",
                     "Value error, resourceLimits is required (it may be {})");
 }
 
@@ -224,10 +223,23 @@ static int check_not_built(const struct api *a, const struct create_form *f, str
     if (f->has_lifecycle)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "lifecycle is not supported yet: leave it out");
-    if (f->pool)
-        return error_server(err, ERR_UNSUPPORTED_POOL_REF,
-                            "extensions.poolRef is not supported yet: leave it out");
     return 0;
+}
+
+// What a pool's template alone decides (compat-1.1.1.md L13).
+static int check_pool(const struct create_form *f, struct error *err) {
+    struct field volumes = field_get(f->at, f->body, "volumes");
+    const char *what = f->has_policy                    ? "networkPolicy"
+                       : f->proxy_enabled               ? "credentialProxy"
+                       : f->os || f->arch               ? "platform"
+                       : json_array_size(volumes.value) ? "volumes"
+                                                        : NULL;
+    return f->pool && what
+               ? error_server(err, ERR_INVALID_PARAMETER,
+                              "%s cannot be combined with extensions.poolRef: the pool's template "
+                              "decides",
+                              what)
+               : 0;
 }
 
 static void lower(const char *text, char *out, size_t size) {
@@ -376,27 +388,24 @@ static int read_source(struct create_form *f) {
     static const char *const idle[] = {"tail", "-f", "/dev/null"};
     struct sandbox_spec *s = f->spec;
     bool restored = !is_blank(f->snapshot);
+    if (f->pool)
+        return 0;
     char **source = restored ? &s->snapshot_id : &s->image;
     *source = strdup(restored ? f->snapshot : f->image);
     if (!*source)
         return -1;
     if (!restored || s->entrypoint_count)
         return 0;
-    free(s->entrypoint);
-    s->entrypoint = calloc(ARRAY_SIZE(idle) + 1, sizeof *s->entrypoint);
-    for (size_t i = 0; s->entrypoint && i < ARRAY_SIZE(idle); i++)
-        if ((s->entrypoint[i] = strdup(idle[i])))
-            s->entrypoint_count++;
-    return s->entrypoint_count == ARRAY_SIZE(idle) ? 0 : -1;
+    return spec_set_entrypoint(s, (char *const *)idle, ARRAY_SIZE(idle));
 }
 
 int create_check(const struct api *a, struct create_form *f, struct error *err) {
-    struct field volumes = field_get(&place_body, f->body, "volumes");
-    if (check_extensions(f, err) < 0 || check_not_built(a, f, err) < 0)
+    struct field volumes = field_get(f->at, f->body, "volumes");
+    if (check_extensions(f, err) < 0 || check_not_built(a, f, err) < 0 || check_pool(f, err) < 0)
         return -1;
     if (read_source(f) < 0)
         return error_set(err, ENOMEM, "out of memory");
-    if (!f->spec->entrypoint_count || !*f->spec->entrypoint[0])
+    if (f->spec->entrypoint_count ? !*f->spec->entrypoint[0] : !f->pool)
         return error_server(err, ERR_R_INVALID_ENTRYPOINT, "entrypoint: the first word is empty");
     for (size_t i = 0; i < f->spec->metadata.count; i++)
         if (label_check(f->spec->metadata.items[i].name, f->spec->metadata.items[i].value, err) < 0)

@@ -7,7 +7,8 @@
 #include "server/api/fields.h"
 
 struct create_form {
-    const json_t *body; // borrowed, and all texts below with it
+    const json_t *body;     // borrowed, and all texts below with it
+    const struct place *at; // where it stands; NULL: it is the body of the request
     const char *image, *username, *password, *snapshot, *template_id, *os, *arch;
     const char *pool; // extensions.poolRef, NULL when absent or blank
     bool has_lifecycle, has_policy, proxy_enabled, has_limits;
@@ -23,6 +24,11 @@ void create_relate(const struct create_form *f, struct problems *p);
 // What is well-formed but not acceptable here (400...); completes f->spec.
 int create_check(const struct api *a, struct create_form *f, struct error *err);
 void create_form_clear(struct create_form *f);
+
+// The template of a pool: a create body without identity, or a pod template of which image, env and
+// resources of containers[0] count. NULL: problems added, or err set.
+struct sandbox_spec *template_read(const struct api *a, const struct place *at,
+                                   const json_t *template, struct problems *p, struct error *err);
 
 // Volumes (5.3): types (422), then meaning (400) into spec->volumes.
 void volumes_read(struct problems *p, const struct field *list);

@@ -26,6 +26,12 @@ void handle_snapshot_list(struct http_exchange *x);
 void handle_snapshot_get(struct http_exchange *x);
 void handle_snapshot_delete(struct http_exchange *x);
 
+void handle_pool_create(struct http_exchange *x);
+void handle_pool_list(struct http_exchange *x);
+void handle_pool_get(struct http_exchange *x);
+void handle_pool_update(struct http_exchange *x);
+void handle_pool_delete(struct http_exchange *x);
+
 void handle_diagnostics_logs(struct http_exchange *x);
 void handle_diagnostics_inspect(struct http_exchange *x);
 void handle_diagnostics_events(struct http_exchange *x);

@@ -48,7 +48,7 @@ static void read_states(const struct url_pair *pairs, long count, struct filter 
 }
 
 static bool matches(const struct sandbox *sb, const struct filter *f) {
-    if (sb->deleting || (!f->any_state && !f->states[sb->state]))
+    if (sb->deleting || sb->stock || (!f->any_state && !f->states[sb->state]))
         return false;
     for (long i = 0; i < f->metadata_count; i++) {
         const struct url_pair *q = &f->metadata[i];

@@ -82,6 +82,10 @@ json_t *render_sandbox(const struct sandbox *sb) {
     if (sb->metadata.count)
         (void)json_object_set_new(o, "metadata", render_pairs(&sb->metadata));
     add_extensions(o, sb->spec);
+    if (sb->pool)
+        (void)json_object_set_new(o, "allocation",
+                                  json_pack("{s:s, s:s, s:s}", "mode", "pool", "poolRef", sb->pool,
+                                            "state", "allocated"));
     (void)json_object_set_new(o, "entrypoint", render_entrypoint(sb->spec));
     if (sb->expires_us)
         (void)json_object_set_new(o, "expiresAt", render_time(sb->expires_us));

@@ -12,7 +12,7 @@
 #define SANDBOX  "/sandboxes/{sandbox_id}"
 
 static const char create_codes[] = "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
-                                   "SANDBOX::API_NOT_SUPPORTED SANDBOX::UNSUPPORTED_POOL_REF "
+                                   "SANDBOX::API_NOT_SUPPORTED POOL::NOT_FOUND POOL::EMPTY "
                                    "SANDBOX::INVALID_METADATA_LABEL VOLUME::INVALID_BACKEND "
                                    "VOLUME::INVALID_MOUNT_PATH VOLUME::HOST_PATH_NOT_ALLOWED "
                                    "%::INVALID_ENTRYPOINT %::IMAGE_NOT_FOUND %::IMAGE_UNAUTHORIZED "
@@ -27,6 +27,10 @@ static const char proxy_codes[] = "%::SANDBOX_NOT_FOUND %::INVALID_PORT SANDBOX:
 static const char diagnostics_codes[] = "INVALID_REQUEST %::SANDBOX_NOT_FOUND OVERLOADED";
 static const char diagnostics_scoped[] =
     "INVALID_REQUEST DIAGNOSTICS_SCOPE_UNSUPPORTED %::SANDBOX_NOT_FOUND OVERLOADED";
+static const char pool_codes[] =
+    "INVALID_REQUEST POOL::NOT_FOUND POOL::ALREADY_EXISTS SANDBOX::INVALID_PARAMETER "
+    "SANDBOX::API_NOT_SUPPORTED SANDBOX::INVALID_METADATA_LABEL %::INVALID_ENTRYPOINT "
+    "VOLUME::INVALID_MOUNT_PATH VOLUME::HOST_PATH_NOT_ALLOWED SANDBOX::TOO_MANY OVERLOADED";
 static const char later[] = "SANDBOX::NOT_IMPLEMENTED";
 static const char templates[] = "FSB::API_NOT_SUPPORTED";
 
@@ -78,11 +82,11 @@ static const struct http_route routes[] = {
     {"PUT", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
     {"PATCH", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
     {"DELETE", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
-    {"POST", "/pools", handle_not_built, BUFFERED, 0, later},
-    {"GET", "/pools", handle_not_built, BUFFERED, 0, later},
-    {"GET", "/pools/{pool_name}", handle_not_built, BUFFERED, 0, later},
-    {"PUT", "/pools/{pool_name}", handle_not_built, BUFFERED, 0, later},
-    {"DELETE", "/pools/{pool_name}", handle_not_built, BUFFERED, 0, later},
+    {"POST", "/pools", handle_pool_create, BUFFERED, 0, pool_codes},
+    {"GET", "/pools", handle_pool_list, BUFFERED, 0, ""},
+    {"GET", "/pools/{pool_name}", handle_pool_get, BUFFERED, 0, "POOL::NOT_FOUND"},
+    {"PUT", "/pools/{pool_name}", handle_pool_update, BUFFERED, 0, pool_codes},
+    {"DELETE", "/pools/{pool_name}", handle_pool_delete, BUFFERED, 0, "POOL::NOT_FOUND OVERLOADED"},
     {"POST", "/templates", handle_template, BUFFERED, 0, templates},
     {"GET", "/templates", handle_template, BUFFERED, 0, templates},
     {"GET", "/templates/{template_id}", handle_template, BUFFERED, 0, templates},

@@ -84,6 +84,7 @@ static void create_start(struct create_call *c) {
     const struct create_request q = {.spec = c->form.spec,
                                      .image_username = c->form.username,
                                      .image_password = c->form.password,
+                                     .pool = c->form.pool,
                                      .key = c->key[0] ? c->key : NULL,
                                      .key_body = c->key_body,
                                      .wait_ms =

@@ -110,14 +110,20 @@ struct sandbox_spec *spec_ref(struct sandbox_spec *s) {
     return s;
 }
 
+static void entrypoint_clear(struct sandbox_spec *s) {
+    for (size_t i = 0; i < s->entrypoint_count; i++)
+        free(s->entrypoint[i]);
+    free(s->entrypoint);
+    s->entrypoint = NULL;
+    s->entrypoint_count = 0;
+}
+
 static void spec_free(struct sandbox_spec *s) {
     free(s->image);
     free(s->snapshot_id);
     free(s->platform_os);
     free(s->platform_arch);
-    for (size_t i = 0; i < s->entrypoint_count; i++)
-        free(s->entrypoint[i]);
-    free(s->entrypoint);
+    entrypoint_clear(s);
     pairs_clear(&s->env);
     pairs_clear(&s->metadata);
     pairs_clear(&s->extensions);
@@ -145,6 +151,15 @@ bool spec_entrypoint_idles(const struct sandbox_spec *s) {
         if (strcmp(s->entrypoint[i], idle[i]) != 0)
             return false;
     return true;
+}
+
+int spec_set_entrypoint(struct sandbox_spec *s, char *const *words, size_t count) {
+    entrypoint_clear(s);
+    s->entrypoint = calloc(count + 1, sizeof *s->entrypoint);
+    while (s->entrypoint && s->entrypoint_count < count &&
+           (s->entrypoint[s->entrypoint_count] = strdup(words[s->entrypoint_count])))
+        s->entrypoint_count++;
+    return s->entrypoint && s->entrypoint_count == count ? 0 : -1;
 }
 
 // ---- the stored form: one table for both directions; a member is left out when it is empty ----

@@ -60,6 +60,8 @@ void spec_unref(struct sandbox_spec *s); // NULL is fine
 // `["tail","-f","/dev/null"]`, which clients send by default and execd idles for instead of running
 // it.
 bool spec_entrypoint_idles(const struct sandbox_spec *s);
+// Copies; what was there goes. -1: no memory.
+int spec_set_entrypoint(struct sandbox_spec *s, char *const *words, size_t count);
 // The stored form (not the wire form). spec_from_json() refuses what spec_to_json() would not have
 // written.
 json_t *spec_to_json(const struct sandbox_spec *s);

@@ -6,7 +6,7 @@
 #include "base/encode.h"
 #include "base/log.h"
 #include "server/errors.h"
-#include "server/sandbox/domain.h"
+#include "server/sandbox/create.h"
 
 // Who waits for the answer. Several wait for one create when they came with one idempotency key.
 struct create_ticket {
@@ -18,29 +18,6 @@ struct create_ticket {
     bool *over; // set when lifecycle_create() has not returned yet and it is over
     struct timer wait;
 };
-
-struct create {
-    struct operation op;
-    struct domain *domain;
-    struct list tickets; // who is to be told yet
-    bool promised;       // Pending was answered: a failure stays visible
-    bool has_slot;
-    bool in_store; // its record was committed
-    struct image_wait image_wait;
-    struct list slot_wait;
-    char *username, *password;
-    struct image_info image;
-    struct provision_result result;
-    struct sandbox_spec *spec;
-    char artifact[RUNTIME_STATE_MAX]; // of the snapshot it is restored from
-    char token_sha256[SHA256_HEX_SIZE];
-    struct teardown_wait teardown;
-    struct error error; // told after the teardown
-};
-
-static struct create *create_of(struct operation *op) {
-    return CONTAINER_OF(op, struct create, op);
-}
 
 static void forget_credentials(struct create *t) {
     char **both[] = {&t->username, &t->password};
@@ -64,6 +41,7 @@ static void create_free(struct create *t) {
     while (!list_empty(&t->tickets))
         ticket_free(LIST_ENTRY(t->tickets.next, struct create_ticket, node));
     forget_credentials(t);
+    free(t->env);
     spec_unref(t->spec);
     free(t);
 }
@@ -108,7 +86,7 @@ static int commit_pending(struct operation *op, struct error *err) {
 
 static void promise(struct create_ticket *k) {
     struct create *t = k->create;
-    if (!k->early || !t->in_store)
+    if (!k->early || !t->in_store || t->taking) // what is taken is there in a moment
         return;
     t->promised = true;
     tell(k, t->op.sandbox, NULL);
@@ -230,6 +208,7 @@ static void drop(struct create *t, struct sandbox *sb) {
     sb->deleting = true;
     release_key(d, sb);
     holds_release(sb);
+    pool_leave(d, sb);
     operation_flush(sb, &error);
     registry_remove(d->registry, sb);
     tell_all(t, NULL, &error);
@@ -261,10 +240,14 @@ static void failed(struct create *t, struct sandbox *sb, const struct error *err
     }
 }
 
+static bool try_again(struct create *t, struct sandbox *sb, const struct error *why);
+
 static void end(struct operation *op, const struct error *err) {
     struct create *t = create_of(op);
     struct sandbox *sb = op->sandbox;
     struct domain *d = op->domain;
+    if (err && t->taking && try_again(t, sb, err))
+        return;
     d->creates--;
     slot_release(t);
     if (sb->key)
@@ -273,8 +256,10 @@ static void end(struct operation *op, const struct error *err) {
         failed(t, sb, err);
         return;
     }
-    d->metrics.creates++;
-    measure_create(&d->measures, sb);
+    if (!sb->stock) {
+        d->metrics.creates++;
+        measure_create(&d->measures, sb);
+    }
     sb->key = NULL; // kept, whatever becomes of the sandbox now
     holds_release(sb);
     tell_all(t, sb, NULL);
@@ -291,10 +276,6 @@ static const struct step steps[] = {
     {"commit Running", STEP_STORE, 0, commit_running, NULL},
     {"running", STEP_LOOP, 0, running, NULL},
 };
-// What its steps made is undone by the teardown that end() enters.
-static const struct operation_kind create_kind = {
-    .name = "create", .steps = steps, .count = ARRAY_SIZE(steps), .cancel = cancel, .end = end};
-
 // ---- the request ----
 
 static void on_wait_over(struct timer *timer) {
@@ -307,9 +288,6 @@ static int admit(const struct domain *d, const struct sandbox_spec *spec, struct
     const struct domain_settings *s = &d->settings;
     if (spec->snapshot_id && !snapshot_ready(d, spec->snapshot_id, err))
         return -1;
-    if (d->stopping || !d->ready)
-        return error_server(err, ERR_NOT_READY, "the server is %s; try again",
-                            d->stopping ? "stopping" : "still starting");
     if (s->sandboxes_max && registry_count(d->registry) >= s->sandboxes_max)
         return error_server(err, ERR_TOO_MANY,
                             "there are %u sandboxes, as many as this server may hold",
@@ -325,12 +303,17 @@ static int copy(const char *text, char **ret) {
     return text && !*ret ? -1 : 0;
 }
 
-static struct create *create_new(struct domain *d, const struct create_request *q) {
+// Takes the reference of spec.
+static struct create *create_new(struct domain *d, const struct create_request *q,
+                                 struct sandbox_spec *spec) {
     struct create *t = calloc(1, sizeof *t);
-    if (!t)
+    if (!t) {
+        spec_unref(spec);
         return NULL;
+    }
     t->domain = d;
-    t->spec = spec_ref(q->spec);
+    t->spec = spec;
+    t->asked_us = clock_wall_us();
     list_init(&t->tickets);
     if (copy(q->image_username, &t->username) < 0 || copy(q->image_password, &t->password) < 0) {
         create_free(t);
@@ -339,17 +322,20 @@ static struct create *create_new(struct domain *d, const struct create_request *
     return t;
 }
 
-static struct sandbox *sandbox_new(struct domain *d, struct create *t) {
+static struct sandbox *sandbox_new(struct domain *d, struct create *t, const char *pool) {
     char id[SANDBOX_ID_SIZE], token[SANDBOX_TOKEN_SIZE];
-    int64_t now = clock_wall_us();
     random_uuid(id);
-    struct sandbox *sb = registry_add(d->registry, id, spec_ref(t->spec), now);
+    struct sandbox *sb = registry_add(d->registry, id, spec_ref(t->spec), t->asked_us);
     if (!sb) {
         spec_unref(t->spec);
         return NULL;
     }
     if (t->spec->timeout_s)
-        sb->expires_us = now + t->spec->timeout_s * 1000000;
+        sb->expires_us = t->asked_us + t->spec->timeout_s * 1000000;
+    if (pool && !(sb->pool = strdup(pool))) {
+        registry_remove(d->registry, sb);
+        return NULL;
+    }
     domain_token(d, "execd", id, token);
     sha256_hex(token, strlen(token), t->token_sha256);
     return sb;
@@ -359,6 +345,8 @@ static struct create_ticket *ticket_add(struct create *t, const struct create_re
                                         create_done_fn *done, void *arg) {
     struct domain *d = t->domain;
     int64_t wait_ms = q->wait_ms < 0 ? d->settings.create_wait_ms : q->wait_ms;
+    if (q->stock_of)
+        wait_ms = -1; // as long as it takes
     struct create_ticket *k = calloc(1, sizeof *k);
     if (!k)
         return NULL;
@@ -380,48 +368,129 @@ static bool answered_before(struct domain *d, const struct create_request *q, cr
     if (strcmp(k->body, q->key_body) != 0) {
         (void)error_server(err, ERR_IDEMPOTENCY_CONFLICT,
                            "this Idempotency-Key was used with another request body");
-    } else if (!sb && registry_get(d->registry, k->sandbox_id) && !k->create) {
-        (void)error_server(err, ERR_TOO_MANY,
-                           "what this Idempotency-Key made is being removed; try again");
-    } else if (!sb) {
-        (void)error_server(err, ERR_IDEMPOTENCY_CONFLICT,
-                           "the sandbox %s of this Idempotency-Key is gone", k->sandbox_id);
-    } else if (!k->create) {
+    } else if (k->create) { // a stocked one that is being taken is not visible yet
+        if ((*ret = ticket_add(k->create, q, done, arg))) {
+            bool over = false;
+            (*ret)->over = &over;
+            promise(*ret);
+            if (over)
+                *ret = NULL;
+            else
+                (*ret)->over = NULL;
+            return true;
+        }
+        (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    } else if (sb) {
         done(sb, NULL, arg);
         return true;
-    } else if ((*ret = ticket_add(k->create, q, done, arg))) {
-        bool over = false;
-        (*ret)->over = &over;
-        promise(*ret);
-        if (over)
-            *ret = NULL;
-        else
-            (*ret)->over = NULL;
-        return true;
+    } else if (registry_get(d->registry, k->sandbox_id)) {
+        (void)error_server(err, ERR_TOO_MANY,
+                           "what this Idempotency-Key made is being removed; try again");
     } else {
-        (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+        (void)error_server(err, ERR_IDEMPOTENCY_CONFLICT,
+                           "the sandbox %s of this Idempotency-Key is gone", k->sandbox_id);
     }
     done(NULL, err, arg);
     return true;
 }
 
-// A create with its sandbox, key and first ticket; nothing has begun. NULL with err.
-static struct create *prepare(struct domain *d, const struct create_request *q,
-                              create_done_fn *done, void *arg, struct create_ticket **ret_ticket,
-                              struct error *err) {
-    struct create *t = create_new(d, q);
-    struct sandbox *sb = t ? sandbox_new(d, t) : NULL;
-    *ret_ticket = sb ? ticket_add(t, q, done, arg) : NULL;
-    if (!*ret_ticket)
+// The sandbox that t is about: one of the pool's stock, or a new one. NULL with err.
+static struct sandbox *aim(struct create *t, struct pool *p, const char *stock_of,
+                           struct error *err) {
+    struct domain *d = t->domain;
+    struct sandbox *sb = p ? stock_take(p, t->spec) : NULL;
+    t->taking = t->in_store = sb != NULL;
+    if (!sb && p && (int64_t)p->allocated >= p->capacity.pool_max)
+        (void)error_server(err, ERR_POOL_EMPTY,
+                           "poolMax sandboxes of pool %.80s are in use; try again", p->name);
+    else if (!sb && admit(d, t->spec, err) == 0 &&
+             !(sb = sandbox_new(d, t, p ? p->name : stock_of)))
         (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
-    else if (!q->key || (sb->key = key_add(d, q->key, q->key_body, sb->id, err)))
+    if (sb && p)
+        pool_join(d, sb);
+    else if (sb)
+        sb->stock = stock_of != NULL;
+    t->op = (struct operation){.sandbox = sb};
+    return sb;
+}
+
+static void begin(struct create *t) {
+    // What its steps made is undone by the teardown that end() enters.
+    static const struct operation_kind create_kind = {
+        .name = "create", .steps = steps, .count = ARRAY_SIZE(steps), .cancel = cancel, .end = end};
+    static const struct operation_kind take_kind = {
+        .name = "take", .steps = take_steps, .count = TAKE_STEPS, .end = end};
+    struct sandbox *sb = t->op.sandbox;
+    if (!t->taking)
+        expiry_set(t->domain, sb);
+    operation_start(t->domain, sb, &t->op, t->taking ? &take_kind : &create_kind, false);
+}
+
+// A stocked sandbox that fails is no failure of the create: it goes, and the next one or a new one
+// takes its place. False: there is none.
+static bool try_again(struct create *t, struct sandbox *sb, const struct error *why) {
+    struct domain *d = t->domain;
+    struct pool *p = pool_get(d, sb->pool);
+    struct key *key = sb->key;
+    struct error err = {0};
+    if (d->stopping || d->freeing || list_empty(&t->tickets) || !p)
+        return false;
+    log_warning("pool %s: sandbox %s of its stock: %s", p->name, sb->id, why->message);
+    sb->key = NULL;
+    teardown_begin(d, sb, NULL);
+    free(t->env);
+    t->env = NULL;
+    struct sandbox *next = aim(t, p, NULL, &err);
+    if (!next) {
+        sb->key = key;
         t->op.sandbox = sb;
-    if (t && t->op.sandbox)
+        return false;
+    }
+    if (key)
+        memcpy(key->sandbox_id, next->id, sizeof key->sandbox_id);
+    next->key = key;
+    begin(t);
+    return true;
+}
+
+// A create with its sandbox, key and first ticket; nothing has begun. NULL with err. Takes the
+// reference of spec.
+static struct create *prepare(struct domain *d, const struct create_request *q,
+                              struct sandbox_spec *spec, struct pool *p, create_done_fn *done,
+                              void *arg, struct create_ticket **ret_ticket, struct error *err) {
+    struct create *t = create_new(d, q, spec);
+    struct sandbox *sb = t ? aim(t, p, q->stock_of, err) : NULL;
+    *ret_ticket = sb ? ticket_add(t, q, done, arg) : NULL;
+    if (!*ret_ticket && !err->kind)
+        (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    else if (*ret_ticket && (!q->key || (sb->key = key_add(d, q->key, q->key_body, sb->id, err))))
         return t;
-    if (sb)
+    if (sb && t->taking) {
+        teardown_begin(d, sb, NULL);
+    } else if (sb) {
+        pool_leave(d, sb);
         registry_remove(d->registry, sb);
+    }
     if (t)
         create_free(t);
+    return NULL;
+}
+
+static struct create *take_on(struct domain *d, const struct create_request *q,
+                              create_done_fn *done, void *arg, struct create_ticket **ret_ticket,
+                              struct error *err) {
+    if (d->stopping || !d->ready) {
+        (void)error_server(err, ERR_NOT_READY, "the server is %s; try again",
+                           d->stopping ? "stopping" : "still starting");
+        return NULL;
+    }
+    struct pool *p = q->pool ? pool_find(d, q->pool, err) : NULL;
+    if (q->pool && !p)
+        return NULL;
+    struct sandbox_spec *spec = p ? pool_spec(p, q->spec) : spec_ref(q->spec);
+    if (spec)
+        return prepare(d, q, spec, p, done, arg, ret_ticket, err);
+    (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
     return NULL;
 }
 
@@ -431,9 +500,9 @@ struct create_ticket *lifecycle_create(struct domain *d, const struct create_req
     struct create_ticket *ticket;
     if (answered_before(d, q, done, arg, &ticket, &err))
         return ticket;
-    struct create *t = admit(d, q->spec, &err) < 0 ? NULL : prepare(d, q, done, arg, &ticket, &err);
+    struct create *t = take_on(d, q, done, arg, &ticket, &err);
     if (!t) {
-        d->metrics.creates_refused++;
+        d->metrics.creates_refused += !q->stock_of;
         done(NULL, &err, arg);
         return NULL;
     }
@@ -441,10 +510,9 @@ struct create_ticket *lifecycle_create(struct domain *d, const struct create_req
     if (sb->key)
         sb->key->create = t;
     d->creates++;
-    expiry_set(d, sb);
     bool over = false;
     ticket->over = &over;
-    operation_start(d, sb, &t->op, &create_kind, false);
+    begin(t);
     if (over)
         return NULL;
     ticket->over = NULL;

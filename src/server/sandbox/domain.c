@@ -22,6 +22,8 @@ struct domain *domain_new(const struct domain_settings *s, struct error *err) {
     map_init(&d->keys);
     list_init(&d->snapshots_by_age);
     map_init(&d->snapshots);
+    list_init(&d->pools_by_age);
+    map_init(&d->pools);
     map_init(&d->flights);
     expiry_init(d);
     // deletes, pauses and dials always find a worker
@@ -81,6 +83,8 @@ int record_fill(struct operation *op, enum sandbox_state as, struct error *err) 
         .runtime = strdup(op->domain->settings.runtime->ops->name),
         .runtime_state = text_of(sb->runtime_state),
         .image_id = text_of(sb->image_id),
+        .pool = sb->pool ? strdup(sb->pool) : NULL,
+        .stock = sb->reserved ? 2 : sb->stock,
         .created_us = sb->created_us,
         .changed_us = same ? sb->changed_us : clock_wall_us(),
         .expires_us = sb->expires_us,
@@ -88,7 +92,8 @@ int record_fill(struct operation *op, enum sandbox_state as, struct error *err) 
     };
     memcpy(r->id, sb->id, sizeof r->id);
     if (r->state && r->reason && r->message && r->spec && r->metadata && r->runtime &&
-        (r->runtime_state || !*sb->runtime_state) && (r->image_id || !*sb->image_id))
+        (r->runtime_state || !*sb->runtime_state) && (r->image_id || !*sb->image_id) &&
+        (r->pool || !sb->pool))
         return STEP_DONE;
     return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
 }
@@ -157,6 +162,7 @@ void domain_free(struct domain *d) {
     if (d->registry)
         registry_each(d->registry, drop_holds, NULL);
     expiry_close(d);
+    pools_clear(d);
     registry_free(d->registry);
     map_clear(&d->flights);
     keys_clear(d);

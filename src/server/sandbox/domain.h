@@ -7,6 +7,7 @@
 #include "server/sandbox/lifecycle.h"
 #include "server/sandbox/measure/measure.h"
 #include "server/sandbox/operation.h"
+#include "server/sandbox/pool/pool.h"
 #include "server/sandbox/snapshot/snapshot.h"
 #include "server/sandbox/state.h"
 
@@ -31,6 +32,8 @@ struct domain {
     struct list keys_by_age;
     struct map snapshots; // snapshot/snapshot.c: by id
     struct list snapshots_by_age;
+    struct map pools; // pool/pool.c: by name
+    struct list pools_by_age;
     // expiry
     struct heap deadlines;
     struct timer alarm;

@@ -77,6 +77,7 @@ static int apply(struct operation *op, struct error *err) {
     if (e->found.ended_us)
         sb->changed_us = e->found.ended_us;
     d->metrics.exited++;
+    pool_leave(d, sb);
     registry_release(d->registry, sb);
     log_info("sandbox %s: %s: %s", sb->id, sandbox_state_name(sb->state), sb->message);
     return STEP_DONE;
@@ -87,8 +88,11 @@ static int commit(struct operation *op, struct error *err) {
 }
 
 static void end(struct operation *op, const struct error *err) {
+    struct sandbox *sb = op->sandbox;
     if (err)
         log_debug("%s", err->message);
+    else if (sb->stock && !lives(sb->state) && !op->domain->freeing)
+        teardown_begin(op->domain, sb, NULL); // nobody will look at its end
     free(ended_of(op));
 }
 
@@ -155,6 +159,7 @@ void ended_bury(struct domain *d, struct sandbox *sb, const struct error *why) {
         .name = "bury", .steps = steps, .count = ARRAY_SIZE(steps), .end = end};
     (void)state_apply(d->registry, sb, EVENT_PROVISION_FAILED); // it is Pending
     sb->failure = *why;
+    pool_leave(d, sb);
     (void)snprintf(sb->reason, sizeof sb->reason, "%s", why->code);
     (void)snprintf(sb->message, sizeof sb->message, "%s", why->message);
     sb->forget_us = sb->changed_us + d->settings.failed_retention_s * 1000000;

@@ -49,7 +49,9 @@ void domain_free(struct domain *d);
 struct create_request {
     struct sandbox_spec *spec;                   // a reference of its own is taken
     const char *image_username, *image_password; // copied, wiped after the pull
-    int64_t wait_ms; // -1: the configured wait; 0: answer Pending at once
+    const char *pool;                            // extensions.poolRef; NULL: none
+    const char *stock_of; // it is made for the stock of this pool, and nobody waits; NULL: no
+    int64_t wait_ms;      // -1: the configured wait; 0: answer Pending at once
     // Idempotency: digests (domain_digest()) of the caller's key and of the request; NULL: none.
     // The same key answers with the same sandbox for 24 hours, another body with it is refused, a
     // failed create frees it.

@@ -38,7 +38,7 @@ struct sandbox *registry_get(const struct registry *r, const char *id) {
 
 struct sandbox *registry_visible(const struct registry *r, const char *id) {
     struct sandbox *sb = registry_get(r, id);
-    return sb && !sb->deleting ? sb : NULL;
+    return sb && !sb->deleting && !sb->stock ? sb : NULL;
 }
 
 size_t registry_count(const struct registry *r) {
@@ -75,6 +75,19 @@ static bool older(const struct sandbox *a, const struct sandbox *b) {
                                           : strcmp(a->id, b->id) < 0;
 }
 
+static void insert(struct registry *r, struct sandbox *sb) {
+    struct list *at = &r->by_age; // nearly always the newest
+    while (at->next != &r->by_age && older(sb, LIST_ENTRY(at->next, struct sandbox, order)))
+        at = at->next;
+    list_insert(at, &sb->order);
+}
+
+void registry_date(struct registry *r, struct sandbox *sb, int64_t created_us) {
+    list_remove(&sb->order);
+    sb->created_us = created_us;
+    insert(r, sb);
+}
+
 struct sandbox *registry_add(struct registry *r, const char *id, struct sandbox_spec *spec,
                              int64_t created_us) {
     struct sandbox *sb = calloc(1, sizeof *sb);
@@ -92,10 +105,7 @@ struct sandbox *registry_add(struct registry *r, const char *id, struct sandbox_
         return NULL;
     }
     sb->spec = spec;
-    struct list *at = &r->by_age; // nearly always the newest
-    while (at->next != &r->by_age && older(sb, LIST_ENTRY(at->next, struct sandbox, order)))
-        at = at->next;
-    list_insert(at, &sb->order);
+    insert(r, sb);
     r->in_state[SANDBOX_PENDING]++; // the state of a zeroed sandbox
     return sb;
 }
@@ -107,5 +117,6 @@ void registry_remove(struct registry *r, struct sandbox *sb) {
     r->in_state[sb->state]--;
     pairs_clear(&sb->metadata);
     spec_unref(sb->spec);
+    free(sb->pool);
     free(sb);
 }

@@ -32,6 +32,9 @@ struct sandbox {
     char message[ERROR_MESSAGE_MAX];
     struct sandbox_spec *spec;
     struct pairs metadata; // current map (spec->metadata is the one of the create)
+    char *pool;            // that it was made for; NULL: none
+    bool stock;            // it waits in that pool and is nobody's: no look-up finds it
+    bool reserved;         // of the stock, and somebody is getting it: no server takes it over
     char image_id[96];
     char runtime_state[RUNTIME_STATE_MAX];
     int64_t created_us, changed_us;
@@ -52,6 +55,8 @@ struct sandbox {
     unsigned renewing;         // renewals on their way: the old deadline does not count
     bool access_renewing;      // renew.c: one of them is of an access
     int64_t access_next_ms;    // boot clock; no access renews before
+    struct list stocked;       // pool/stock.c: in pool.ready
+    bool in_pool;              // pool/stock.c: given out, and counted there
     struct key *key;           // keys.c: its create came with it and has not succeeded yet
 };
 

@@ -43,6 +43,8 @@ static void over(struct domain *d, const struct error *err) {
     void (*done)(const struct error *, void *) = s->done;
     void *arg = s->arg;
     d->ready = !err;
+    if (d->ready)
+        stock_start(d);
     start_free(d);
     if (!d->freeing)
         done(err ? &copy : NULL, arg);
@@ -103,6 +105,11 @@ static void adopt_end(struct operation *op, const struct error *err) {
     bool lived = sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
     if (sb->deleting || d->freeing || !lived) {
         ; // nothing to find out
+    } else if (sb->stock) {
+        if (!err && a->found.alive && !a->found.paused)
+            stock_adopt(d, sb);
+        else
+            teardown_begin(d, sb, NULL);
     } else if (err) {
         char why[ERROR_MESSAGE_MAX];
         (void)snprintf(why, sizeof why, "The sandbox could not be taken over: %.900s",
@@ -197,6 +204,8 @@ static int act(struct domain *d, const struct reconcile_result *x, struct error 
     struct sandbox *sb = registry_get(d->registry, x->id);
     if (sb)
         expiry_set(d, sb);
+    if (sb && sb->stock && (x->action != RECONCILE_ADOPT || !stock_wants(d, sb)))
+        return remove_start(d, sb, err);
     switch (x->action) {
     case RECONCILE_KEEP: return 0;
     case RECONCILE_ADOPT: return adopt_start(d, sb, err);
@@ -252,12 +261,18 @@ static int load_one(const union store_record *record, void *arg) {
     (void)snprintf(sb->image_id, sizeof sb->image_id, "%s", r->image_id ? r->image_id : "");
     (void)snprintf(sb->runtime_state, sizeof sb->runtime_state, "%s",
                    r->runtime_state ? r->runtime_state : "");
+    sb->stock = r->stock != 0;
+    sb->reserved = r->stock == 2;
+    if (r->pool && !(sb->pool = strdup(r->pool)))
+        return error_errno(err, ENOMEM, "store");
     if (restore_state(d, sb, r->state) < 0)
         return error_set(err, EINVAL, "store: sandbox %s has the unknown state \"%.40s\"", r->id,
                          r->state);
     if (pairs_from_text(&sb->metadata, r->metadata, err) < 0)
         return error_wrap(err, "store: sandbox %s: metadata", r->id);
     restore_failure(sb);
+    if (sb->pool && !sb->stock && (sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED))
+        pool_join(d, sb);
     return 0;
 }
 
@@ -319,6 +334,7 @@ static void begin_done(struct job *job) {
     if (d->freeing)
         return;
     if (!s->error.kind && // load_one()'s reason is better
+        pools_load(d, &err) == 0 &&
         store_load(d->settings.store, STORE_SANDBOXES, load_one, d, &err) == 0 &&
         keys_load(d, &err) == 0)
         (void)snapshots_load(d, &err);

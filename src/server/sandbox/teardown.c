@@ -122,6 +122,7 @@ void teardown_begin(struct domain *d, struct sandbox *sb, struct teardown_wait *
         list_init(&t->waits);
         sb->teardown = t;
         sb->deleting = true;
+        pool_leave(d, sb);
         expiry_clear(d, sb);
         holds_release(sb);
         registry_release(d->registry, sb);

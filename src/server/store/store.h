@@ -27,8 +27,9 @@ struct sandbox_record {
     char *runtime;       // "oci"
     char *runtime_state; // of provision_result
     char *image_id;
-    char *pool;    // the pool it was made for; NULL: none
-    int64_t stock; // 1: it waits in that pool's stock and is nobody's yet
+    char *pool; // the pool it was made for; NULL: none
+    int64_t
+        stock; // 1: it waits in that pool's stock and is nobody's yet; 2: it was being given out
     int64_t created_us, changed_us;
     int64_t expires_us; // 0: until deleted
     int64_t forget_us;  // 0; else when an ended one's record goes

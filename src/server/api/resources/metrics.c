@@ -12,6 +12,7 @@
 #include "server/api/handlers.h"
 #include "server/api/resources/traffic.h"
 #include "server/sandbox/measure/measure.h"
+#include "server/sandbox/pool/pool.h"
 
 enum { PAGE_MAX = 4 * 1024 * 1024 };
 
@@ -103,6 +104,15 @@ static void add_process(struct strbuf *out) {
                           (unsigned long long)pages * (unsigned long long)sysconf(_SC_PAGESIZE));
 }
 
+static bool add_pool(const struct pool *p, void *arg) {
+    (void)strbuf_addf(arg,
+                      "opensandbox_pool_sandboxes{pool=\"%s\",state=\"ready\"} %zu\n"
+                      "opensandbox_pool_sandboxes{pool=\"%s\",state=\"making\"} %zu\n"
+                      "opensandbox_pool_sandboxes{pool=\"%s\",state=\"allocated\"} %zu\n",
+                      p->name, p->ready_count, p->name, p->making_count, p->name, p->allocated);
+    return true;
+}
+
 void handle_metrics(struct http_exchange *x) {
     const struct api *a = api_of(x);
     const struct measure_load load = domain_load(a->domain);
@@ -114,13 +124,14 @@ void handle_metrics(struct http_exchange *x) {
     add_states(&out, domain_registry(a->domain));
     add_creates(&out, domain_measures(a->domain));
     add_counters(&out, domain_metrics(a->domain));
+    head(&out, "pool_sandboxes", "gauge", "Sandboxes of pools; sandboxes counts them too.");
+    pools_each(a->domain, add_pool, &out);
     one(&out, "creates_waiting", "gauge", "Accepted creates that wait for image or turn.",
         load.creates - load.provisioning);
     one(&out, "creates_running", "gauge", "Creates that are being provisioned.", load.provisioning);
     one(&out, "operations", "gauge", "Operations under way or waiting.", load.operations);
     one(&out, "store_commits_total", "counter", "Transactions of the store.", load.store_commits);
-    one(&out, "proxy_upstreams", "gauge", "Sandboxes that the proxy has reached.",
-        a->upstreams);
+    one(&out, "proxy_upstreams", "gauge", "Sandboxes that the proxy has reached.", a->upstreams);
     traffic_text(a->traffic, &out);
     add_process(&out);
     if (out.failed)
