@@ -165,6 +165,7 @@ def test_isolation(engine):
         assert "inet" in {t[1] for t in ours}
         for t in ours:
             subprocess.run(["nft", "delete", *t], check=True)
-        assert reaches(*other) and reaches(*gateway)
+        for target in (other, gateway):
+            harness.wait_until(lambda t=target: reaches(*t), f"{target} is reached without our rules", 20)
     finally:
         s.remove()
