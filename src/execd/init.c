@@ -126,7 +126,7 @@ static int run_script(const char *script, const char *self, int log_fd, struct e
 int init_pre_script(const char *self, int log_fd, struct error *err) {
     const char *script = getenv("EXECD_BOOTSTRAP_PRE_SCRIPT");
     struct stat st;
-    struct exit_status end;
+    struct exit_status end = {.code = -1};
     if (!script || !*script)
         return 0;
     if (stat(script, &st) < 0 || !S_ISREG(st.st_mode) || access(script, R_OK) < 0) {

@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +13,7 @@
 #include "base/fd.h"
 #include "base/parse.h"
 #include "execd/execd.h"
+#include "execd/files/account.h"
 
 enum { OOM_SCORE_RAISE = 300, SCORE_PATH = 64 };
 #ifndef PIDFD_SIGNAL_PROCESS_GROUP
@@ -136,44 +135,22 @@ void process_kill_held(int held, const struct process *p, int signal_number) {
         (void)kill(-p->pid, signal_number);
 }
 
-// ---- users: static binaries have no NSS, the files are the truth ----
-
-static void add_group(struct spawn *s, gid_t gid) {
-    for (unsigned i = 0; i < s->group_count; i++)
-        if (s->groups[i] == gid)
-            return;
-    if (s->group_count < SPAWN_GROUPS_MAX)
-        s->groups[s->group_count++] = gid;
-}
-
-static void add_groups_of(struct spawn *s, const char *user) {
-    FILE *f = fopen("/etc/group", "re");
-    struct group *g;
-    while (f && (g = fgetgrent(f)))
-        for (char **member = g->gr_mem; member && *member; member++)
-            if (!strcmp(*member, user))
-                add_group(s, g->gr_gid);
-    if (f)
-        (void)fclose(f); // read only
-}
+// ---- users ----
 
 void process_user(struct spawn *s, int64_t uid, int64_t gid) {
     if (uid < 0 || (uid == geteuid() && (gid < 0 || gid == getegid())))
         return;
-    FILE *f = fopen("/etc/passwd", "re");
-    struct passwd *u = NULL;
-    while (f && (u = fgetpwent(f)) && u->pw_uid != (uid_t)uid)
-        ;
+    char home[ACCOUNT_HOME_MAX];
+    gid_t groups[ACCOUNT_GROUPS_MAX];
+    size_t count = 0;
+    cleanup(files_accounts_free) struct files_accounts accounts;
+    files_accounts_init(&accounts);
+    (void)files_account(&accounts, (uid_t)uid, home, groups, &count); // unknown: no groups
     s->flags |= SPAWN_SET_USER;
     s->uid = (uid_t)uid;
-    s->gid = gid >= 0 ? (gid_t)gid : u ? u->pw_gid : (gid_t)uid;
-    s->group_count = 0;
-    if (u) {
-        add_group(s, s->gid);
-        add_groups_of(s, u->pw_name);
-    }
-    if (f)
-        (void)fclose(f);
+    s->gid = gid >= 0 ? (gid_t)gid : count ? groups[0] : (gid_t)uid; // the primary one is the first
+    s->group_count = count < SPAWN_GROUPS_MAX ? (unsigned)count : SPAWN_GROUPS_MAX;
+    memcpy(s->groups, groups, s->group_count * sizeof *groups);
 }
 
 // ---- memory ----

@@ -29,7 +29,7 @@ const char *files_group_name(struct files_accounts *a, gid_t gid);
 // By name, else by a number written in digits. False when it is neither.
 bool files_owner_id(struct files_accounts *a, const char *name, uid_t *ret);
 bool files_group_id(struct files_accounts *a, const char *name, gid_t *ret);
-// Home directory and supplementary groups (its primary one included) of an account; false when the
+// Home directory and supplementary groups (its primary one first) of an account; false when the
 // uid has none. Groups beyond the maximum are left out.
 bool files_account(struct files_accounts *a, uid_t uid, char home[ACCOUNT_HOME_MAX],
                    gid_t groups[ACCOUNT_GROUPS_MAX], size_t *ret_count);
