@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "execd/handlers.h"
 #include "execd/request.h"
+#include "execd/shell/shell.h"
 #include "fmt/json.h"
 #include "io/pty.h"
 
@@ -120,36 +121,13 @@ static int open_pipes(struct plan *s, struct error *err) {
     return 0;
 }
 
-static char **shell_environment(struct arena *a, const char *cwd, bool terminal,
-                                struct error *err) {
-    char **given = process_environment(a, NULL, err);
-    size_t count = 0, n = 0;
-    while (given && given[count])
-        count++;
-    char **envp = given ? arena_alloc(a, (count + 3) * sizeof *envp) : NULL;
-    char *pwd = envp ? arena_printf(a, "PWD=%s", cwd) : NULL;
-    if (!pwd) {
-        if (given)
-            (void)error_errno(err, ENOMEM, "environment");
-        return NULL;
-    }
-    envp[n++] = pwd;
-    if (terminal && !process_variable(given, "TERM"))
-        envp[n++] = (char *)"TERM=xterm-256color";
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(given[i], "PWD=", 4) != 0)
-            envp[n++] = given[i];
-    return envp;
-}
-
 static int launch(struct pty *p, struct plan *s, bool terminal, struct error *err) {
-    bool bash = false;
-    const char *file = process_shell(&s->arena, &bash);
-    if (!file)
-        return error_set(err, ENOENT, "neither bash nor sh is in PATH");
-    char *argv[6] = {(char *)(bash ? "bash" : "sh")};
+    struct shell shell;
+    if (shell_prepare(&shell, &s->arena, p->cwd, terminal ? "TERM=xterm-256color" : NULL, err) < 0)
+        return -1;
+    char *argv[6] = {(char *)(shell.bash ? "bash" : "sh")};
     unsigned n = 1;
-    if (bash) {
+    if (shell.bash) {
         argv[n++] = (char *)"--norc";
         argv[n++] = (char *)"--noprofile";
     }
@@ -157,14 +135,14 @@ static int launch(struct pty *p, struct plan *s, bool terminal, struct error *er
         argv[n++] = (char *)"-c";
         argv[n++] = p->command;
     }
-    struct spawn spawn = {.file = file,
+    struct spawn spawn = {.file = shell.file,
                           .argv = argv,
-                          .envp = shell_environment(&s->arena, p->cwd, terminal, err),
+                          .envp = shell.envp,
                           .cwd = p->cwd,
                           .stdio = {s->theirs[0], s->theirs[1], s->theirs[2]},
                           .flags = terminal ? SPAWN_NEW_SESSION | SPAWN_TTY : SPAWN_NEW_GROUP};
     p->process.ended = on_exit_of;
-    return spawn.envp ? process_start(p->e, &p->process, &spawn, err) : -1;
+    return process_start(p->e, &p->process, &spawn, err);
 }
 
 int pty_start(struct pty *p, bool terminal, struct error *err) {

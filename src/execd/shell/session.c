@@ -17,6 +17,7 @@
 #include "execd/handlers.h"
 #include "execd/request.h"
 #include "execd/shell/session_state.h"
+#include "execd/shell/shell.h"
 #include "fmt/json.h"
 
 enum { SESSION_WAITING_MAX = 64, RUN_DEFAULT_MS = 24 * 3600 * 1000, RUN_ARENA = 64 << 20 };
@@ -67,30 +68,32 @@ static void run_free(struct run *r) {
 }
 
 static void run_error(struct run *r, const char *ename, const char *evalue, const char *line,
-                      const char *more) {
+                      bool out_of_memory) {
+    char text[64];
+    uint64_t limit = process_memory_limit();
     json_t *lines = json_array();
     if (line)
         (void)json_array_append_new(lines, json_string(line)); // fails only without memory
-    if (more)
-        (void)json_array_append_new(lines, json_string(more));
+    (void)snprintf(text, sizeof text, limit ? "out of memory: limit %llu" : "out of memory",
+                   (unsigned long long)limit);
+    if (out_of_memory)
+        (void)json_array_append_new(lines, json_string(text));
     events_error(r->events, ename, evalue, lines);
 }
 
 static void run_result(struct run *r) {
-    char text[128], code[16], oom[64];
+    char text[128], code[16];
     const struct exit_status *st = &r->status;
     if (r->timed_out) {
         (void)snprintf(text, sizeof text, "error running in session. timeout after %lldms",
                        (long long)r->time_out_ms);
-        run_error(r, CODE_RUNTIME, text, NULL, NULL);
+        run_error(r, CODE_RUNTIME, text, NULL, false);
     } else if (!st->signal && !st->code) {
         events_complete(r->events, (clock_boot_ns() - r->started_ns) / 1000000);
     } else {
         (void)snprintf(code, sizeof code, "%d", st->signal ? -1 : st->code);
-        (void)snprintf(oom, sizeof oom, "out of memory: limit %llu",
-                       (unsigned long long)process_memory_limit());
         run_error(r, "CommandExecError", code, process_describe(*st, text, sizeof text),
-                  st->signal == SIGKILL && process_oom_kills() > r->oom_kills ? oom : NULL);
+                  process_oom_kills() > r->oom_kills);
     }
 }
 
@@ -168,6 +171,7 @@ static void on_deadline(struct timer *t) {
 struct plan { // of a shell; descriptors are closed with it
     struct arena arena;
     int script, out[2], errors[2];
+    char *argv[6];
     struct spawn spawn;
 };
 
@@ -177,23 +181,6 @@ static void plan_clear(struct plan *p) {
         if (fds[i] >= 0)
             (void)close(fds[i]); // pipes and memory files
     arena_free(&p->arena);
-}
-
-static char **shell_environment(struct arena *a, const char *cwd, struct error *err) {
-    char **given = process_environment(a, NULL, err);
-    size_t count = 0, n = 1;
-    while (given && given[count])
-        count++;
-    char **envp = given ? arena_alloc(a, (count + 2) * sizeof *envp) : NULL;
-    if (!envp || !(envp[0] = arena_printf(a, "PWD=%s", cwd))) {
-        if (given)
-            (void)error_errno(err, ENOMEM, "environment");
-        return NULL;
-    }
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(given[i], "PWD=", 4) != 0)
-            envp[n++] = given[i];
-    return envp;
 }
 
 static int open_files(struct run *r, struct plan *p, struct error *err) {
@@ -217,34 +204,27 @@ static int write_script(struct run *r, struct plan *p, bool bash, struct error *
 }
 
 static int plan_make(struct run *r, struct plan *p, struct error *err) {
-    bool bash = false;
+    struct shell shell;
     const char *cwd = r->cwd ? r->cwd : r->session->state.cwd;
-    const char *file = process_shell(&p->arena, &bash);
-    if (!file)
-        return error_set(err, ENOENT, "neither bash nor sh is in PATH");
-    char **envp = shell_environment(&p->arena, cwd, err);
-    char **argv = arena_alloc(&p->arena, 6 * sizeof *argv);
-    if (!envp || open_files(r, p, err) < 0)
+    if (shell_prepare(&shell, &p->arena, cwd, NULL, err) < 0 || open_files(r, p, err) < 0)
         return -1;
-    if (!argv)
-        return error_errno(err, ENOMEM, "session");
-    unsigned n = 0;
-    argv[n++] = (char *)(bash ? "bash" : "sh");
-    if (bash) {
-        argv[n++] = (char *)"--noprofile";
-        argv[n++] = (char *)"--norc";
-    }
-    argv[n++] = (char *)"-c";
-    argv[n++] = (char *)session_shell_text(bash);
-    p->spawn = (struct spawn){.file = file,
-                              .argv = argv,
-                              .envp = envp,
+    char *bash[] = {(char *)"bash",
+                    (char *)"--noprofile",
+                    (char *)"--norc",
+                    (char *)"-c",
+                    (char *)session_shell_text(true),
+                    NULL};
+    char *sh[] = {(char *)"sh", (char *)"-c", (char *)session_shell_text(false), NULL};
+    memcpy(p->argv, shell.bash ? bash : sh, shell.bash ? sizeof bash : sizeof sh);
+    p->spawn = (struct spawn){.file = shell.file,
+                              .argv = p->argv,
+                              .envp = shell.envp,
                               .cwd = cwd,
                               .stdio = {-1, p->out[1], p->errors[1]},
                               .pass = {p->script, r->report},
                               .pass_count = 2,
                               .flags = SPAWN_NEW_GROUP};
-    return write_script(r, p, bash, err);
+    return write_script(r, p, shell.bash, err);
 }
 
 static int run_start(struct run *r, struct error *err) {
@@ -282,9 +262,10 @@ static void session_next(struct session *s) {
         if (r->started || (!s->deleted && run_start(r, &err) == 0))
             return;
         if (s->deleted)
-            run_error(r, CODE_RUNTIME, "error running in session. session was deleted", NULL, NULL);
+            run_error(r, CODE_RUNTIME, "error running in session. session was deleted", NULL,
+                      false);
         else
-            run_error(r, "CommandExecError", err.message, err.message, NULL);
+            run_error(r, "CommandExecError", err.message, err.message, false);
         events_end(r->events);
         run_free(r);
     }

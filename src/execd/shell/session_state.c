@@ -12,7 +12,7 @@
 // The report's descriptor is moved out of the way of scripts that use small numbers; dash reads one
 // digit only. One line, so that the user's lines count from 1. The script leaves the command as $1.
 static const char bash_text[] =
-    "{ . /proc/self/fd/3; } 2>/dev/null; exec 199>&4 3<&- 4>&-; "
+    "{ . /proc/self/fd/3; } 2>/dev/null; exec 99>&4 3<&- 4>&-; "
     "eval \"${1?the state of the session is unreadable}\"; { __execd_state; } 2>/dev/null && :";
 static const char sh_text[] =
     "{ . /proc/self/fd/3; } 2>/dev/null; exec 9>&4 3<&- 4>&-; "
@@ -24,7 +24,7 @@ static const char bash_functions[] =
     "__execd_state() {\n"
     "    set -- \"$?\"\n"
     "    [[ $BASHPID != \"$$\" ]] || { builtin printf '%s\\0' \"$PWD\"; builtin export -p; "
-    "builtin printf '\\0'; } >&199\n"
+    "builtin printf '\\0'; } >&99\n"
     "    return \"$1\"\n"
     "}\n"
     "trap() {\n"
