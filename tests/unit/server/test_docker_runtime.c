@@ -573,6 +573,22 @@ static void only_what_is_ours_is_listed(void **state) {
                            "opensandbox.io/server%3D0123abcd"));
 }
 
+static void the_sweep_takes_what_nobody_knows(void **state) {
+    struct world *w = *state;
+    struct error err = {0};
+    start(w);
+    fake_engine_rule(w->fake, "GET", "/containers/json", 0, 200,
+                     "[{\"Id\":\"h\",\"Labels\":{\"opensandbox.io/server\":\"0123abcd\"}},"
+                     "{\"Id\":\"s\",\"Labels\":{\"opensandbox.io/id\":\"" ID "\"}}]");
+    fake_engine_rule(w->fake, "DELETE", "/containers/h", 0, 204, "");
+    assert_int_equal(w->runtime->ops->sweep(w->runtime, &err), 0);
+    assert_int_equal(fake_engine_count(w->fake, "DELETE", "/containers/h"), 1);
+    assert_int_equal(fake_engine_count(w->fake, "DELETE", "/containers/sandbox-" ID), 1);
+    assert_int_equal(provision(w, &err), 0);
+    assert_int_equal(w->runtime->ops->sweep(w->runtime, &err), 0); // one that is known stays
+    assert_int_equal(fake_engine_count(w->fake, "DELETE", "/containers/sandbox-" ID), 1);
+}
+
 static void logs_lose_their_frames(void **state) {
     struct world *w = *state;
     struct error err = {0};
@@ -621,6 +637,7 @@ int main(void) {
                                        TEST(a_broken_stream_misses_nothing),
                                        TEST(removals),
                                        TEST(only_what_is_ours_is_listed),
+                                       TEST(the_sweep_takes_what_nobody_knows),
                                        TEST(logs_lose_their_frames),
                                        TEST(a_profile_goes_inline)};
     return cmocka_run_group_tests(tests, NULL, NULL);

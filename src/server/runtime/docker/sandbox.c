@@ -76,6 +76,14 @@ void docker_inspection_of(const json_t *container, struct inspection *ret) {
         ret->ended_us = clock_wall_us(); // year 1, or another clock
 }
 
+// An address that ports were published on can be dialled, unless it stands for all of them.
+static const char *published_host(const struct docker *d) {
+    const char *host = d->settings.publish_host;
+    if (host && strcmp(host, "0.0.0.0") != 0 && strcmp(host, "::") != 0)
+        return host;
+    return engine_is_socket(d->engine) ? "127.0.0.1" : engine_name(d->engine);
+}
+
 // The bridge's address, and where execd is published.
 static void read_network(struct docker *d, const json_t *container, struct box *b) {
     const json_t *n = json_object_get(container, "NetworkSettings");
@@ -95,8 +103,7 @@ static void read_network(struct docker *d, const json_t *container, struct box *
     uint64_t number = 0;
     if (port && parse_u64(port, 1, 65535, &number) == 0)
         b->port = (unsigned)number;
-    (void)snprintf(b->host, sizeof b->host, "%s",
-                   engine_is_socket(d->engine) ? "127.0.0.1" : engine_name(d->engine));
+    (void)snprintf(b->host, sizeof b->host, "%s", published_host(d));
 }
 
 int docker_box_reach(struct docker *d, const json_t *container, struct box *b, struct error *err) {
@@ -407,10 +414,27 @@ int docker_sandbox_adopt(struct docker *d, const char *id, const char *state,
     return engine_forgive(err);
 }
 
+// Containers of ours that are no sandboxes: one that was to bring execd, of a server that was
+// killed meanwhile.
+static int sweep_helpers(struct docker *d, struct error *err) {
+    cleanup_json json_t *containers = NULL;
+    const json_t *one;
+    size_t i;
+    if (list_owned(d, "/containers/json?all=1&filters=", &containers, err))
+        return -1;
+    json_array_foreach(containers, i, one) {
+        const char *id = json_string_value(json_object_get(one, "Id"));
+        if (id && !json_object_get(json_object_get(one, "Labels"), LABEL_ID) &&
+            remove_container(d, id, err))
+            return -1;
+    }
+    return 0;
+}
+
 int docker_sandbox_sweep(struct docker *d, struct error *err) {
     struct runtime_found *found = NULL;
     size_t count = 0;
-    if (docker_sandbox_list(d, &found, &count, err))
+    if (sweep_helpers(d, err) || docker_sandbox_list(d, &found, &count, err))
         return -1;
     int r = 0;
     for (size_t i = 0; i < count && !r; i++) {
