@@ -113,7 +113,8 @@ static void rules_load_and_reload(void **state) {
                          .prefix = "osb0123a",
                          .pool = "10.200.0.0/16",
                          .deny = deny,
-                         .resolvers = "192.0.2.53"};
+                         .resolvers = "192.0.2.53",
+                         .fetch_id = 1114109};
     struct error err;
     cleanup_strbuf struct strbuf once, twice, gone;
     (void)state;
@@ -130,12 +131,16 @@ static void rules_load_and_reload(void **state) {
     assert_non_null(strstr(once.data, "10.55.0.0/16"));
     assert_non_null(strstr(once.data, "169.254.0.0/16"));
     assert_null(strstr(once.data, "fd00"));
-    static const char *const flush[] = {"flush", "chain", "inet", "osb_0123abcd", "input", NULL};
-    assert_true(firewall_intact(&f));
-    nft_run(flush, NULL);
-    assert_false(firewall_intact(&f));
-    assert_int_equal(firewall_load(&f, &err), 0);
-    assert_true(firewall_intact(&f));
+    assert_non_null(strstr(once.data, "skuid 1114109"));
+    static const char *const chains[] = {"input", "output"};
+    for (size_t i = 0; i < ARRAY_SIZE(chains); i++) {
+        const char *const flush[] = {"flush", "chain", "inet", "osb_0123abcd", chains[i], NULL};
+        assert_true(firewall_intact(&f));
+        nft_run(flush, NULL);
+        assert_false(firewall_intact(&f));
+        assert_int_equal(firewall_load(&f, &err), 0);
+        assert_true(firewall_intact(&f));
+    }
     firewall_unload(&f);
     firewall_unload(&f);
     assert_false(firewall_intact(&f));

@@ -20,6 +20,10 @@ enum oci_seccomp {
     OCI_SECCOMP_CONTAINERS // plus namespaces and mounts inside, for users who nest containers
 };
 
+// Offset to id_base of the host id with which images are fetched from registries that are not
+// listed; the firewall keeps it from addresses that are not public.
+enum { OCI_FETCH_ID = 65533 };
+
 // A list of strings, NULL-terminated; NULL is the empty list.
 typedef const char *const *oci_list;
 

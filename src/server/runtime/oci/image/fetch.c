@@ -5,13 +5,17 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/path.h"
 #include "fmt/json.h"
 #include "server/errors.h"
 
+// What skopeo may change when it asks a registry.
+#define FETCH_DIR "fetch"
 #define AUTH_FILE "auth.json"
 
 enum { AUTH_MAX = 16 * 1024, SOURCE_MAX = 1024 };
@@ -21,8 +25,8 @@ enum { AUTH_MAX = 16 * 1024, SOURCE_MAX = 1024 };
 struct command {
     struct tool tool;
     size_t words;
-    char tmpdir[WORK_PATH_SIZE + 16], authfile[WORK_PATH_SIZE + 32], source[SOURCE_MAX],
-        target[WORK_PATH_SIZE + 32], os[64], arch[64];
+    char writable[WORK_PATH_SIZE + 16], point[WORK_PATH_SIZE], authfile[WORK_PATH_SIZE + 32],
+        source[SOURCE_MAX], target[WORK_PATH_SIZE + 32], os[64], arch[64];
 };
 
 static void word(struct command *c, const char *text) {
@@ -30,30 +34,62 @@ static void word(struct command *c, const char *text) {
         c->tool.argv[c->words++] = text;
 }
 
-// skopeo and its global options.
-static void begin(struct command *c, struct work *w, const struct platform *want) {
+static void begin(struct command *c, struct work *w) {
     *c = (struct command){.tool = {.writable = w->path,
                                    .deadline_ms = w->deadline_ms,
                                    .file_max = w->settings->image_max_bytes,
                                    .tick = work_tick,
                                    .arg = w}};
+}
+
+// skopeo and its global options.
+static void skopeo(struct command *c) {
     word(c, "skopeo");
     word(c, "--tmpdir");
-    word(c, w->path);
+    word(c, c->tool.seen_at ? c->tool.seen_at : c->tool.writable);
     if (access("/etc/containers/policy.json", R_OK)) // the operator's, where there is one
         word(c, "--insecure-policy");
-    if (want) {
-        (void)snprintf(c->os, sizeof c->os, "--override-os=%.40s", want->os);
-        (void)snprintf(c->arch, sizeof c->arch, "--override-arch=%.40s", want->arch);
-        word(c, c->os);
-        word(c, c->arch);
+}
+
+// A stranger's request is made by nobody in particular. A proxy decides for itself whom it asks.
+static bool confined(const struct fetch *f) {
+    const struct oci_settings *s = f->work->settings;
+    return f->for_strangers && !reference_listed(f->reference, s->registries) &&
+           !reference_listed(f->reference, s->insecure_registries) && !getenv("HTTPS_PROXY") &&
+           !getenv("https_proxy");
+}
+
+static uid_t fetch_id(const struct fetch *f) {
+    return confined(f) ? f->work->settings->id_base + OCI_FETCH_ID : 0;
+}
+
+// skopeo with what it takes to ask a registry. It sees nothing of ours but FETCH_DIR, which the
+// confined one could not reach by its own path.
+static void begin_registry(struct command *c, const struct fetch *f) {
+    const struct oci_settings *s = f->work->settings;
+    begin(c, f->work);
+    (void)snprintf(c->writable, sizeof c->writable, "%s/" FETCH_DIR, f->work->path);
+    c->tool.writable = c->writable;
+    c->tool.uid = fetch_id(f);
+    if (c->tool.uid) { // the empty directory on which sandboxes have their roots
+        (void)snprintf(c->point, sizeof c->point, "%s/%s/rootfs", s->run_dir, s->instance);
+        c->tool.seen_at = c->point;
     }
+    (void)snprintf(c->os, sizeof c->os, "--override-os=%.40s", f->want.os);
+    (void)snprintf(c->arch, sizeof c->arch, "--override-arch=%.40s", f->want.arch);
+    skopeo(c);
+    word(c, c->os);
+    word(c, c->arch);
+}
+
+static const char *fetch_path(const struct command *c) {
+    return c->tool.seen_at ? c->tool.seen_at : c->tool.writable;
 }
 
 static void registry_options(struct command *c, const struct fetch *f, const char *tls,
                              const char *certs) {
     const struct oci_settings *s = f->work->settings;
-    (void)snprintf(c->authfile, sizeof c->authfile, "--authfile=%s/" AUTH_FILE, f->work->path);
+    (void)snprintf(c->authfile, sizeof c->authfile, "--authfile=%s/" AUTH_FILE, fetch_path(c));
     word(c, c->authfile); // also when it is empty: never the credentials of the host's root
     if (reference_listed(f->reference, s->insecure_registries))
         word(c, tls);
@@ -97,11 +133,11 @@ static int write_credentials(const struct fetch *f, struct error *err) {
                       : json_pack("{s:{}}", "auths");
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     int result = 0;
-    cleanup_close int fd = openat(f->work->dir, AUTH_FILE,
-                                  O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    cleanup_close int fd = openat(f->work->dir, FETCH_DIR "/" AUTH_FILE,
+                                  O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (!text || strlen(text) > AUTH_MAX)
         result = error_server(err, ERR_R_IMAGE_UNAUTHORIZED, "image.auth is not usable");
-    else if (fd < 0 || fd_write_all(fd, text, strlen(text)))
+    else if (fd < 0 || fchown(fd, fetch_id(f), fetch_id(f)) || fd_write_all(fd, text, strlen(text)))
         result = error_errno(err, errno, "credentials for skopeo");
     wipe(text);
     wipe(pair);
@@ -166,7 +202,7 @@ static int inspect(const struct fetch *f, const char *digest, struct manifest *r
     cleanup_strbuf struct strbuf out;
     const struct reference *r = f->reference;
     strbuf_init(&out, MANIFEST_MAX);
-    begin(&c, f->work, NULL);
+    begin_registry(&c, f);
     word(&c, "inspect");
     word(&c, "--raw");
     registry_options(&c, f, "--tls-verify=false", "--cert-dir");
@@ -199,21 +235,32 @@ static int resolve(const struct fetch *f, struct manifest *ret, struct error *er
                         f->reference->text);
 }
 
+// FETCH_DIR with credentials in it, as long as skopeo needs it.
+static int open_dir(const struct fetch *f, struct error *err) {
+    if (mkdirat(f->work->dir, FETCH_DIR, 0700) ||
+        fchownat(f->work->dir, FETCH_DIR, fetch_id(f), fetch_id(f), AT_SYMLINK_NOFOLLOW)) {
+        (void)error_errno(err, errno, "directory for skopeo");
+        return work_failed(f->work, ERR_R_IMAGE_PULL_FAILED, err);
+    }
+    return write_credentials(f, err) ? work_failed(f->work, ERR_R_IMAGE_PULL_FAILED, err) : 0;
+}
+
+static int close_dir(const struct fetch *f, int result, struct error *err) {
+    struct error ignored; // the whole work goes in any case
+    return path_remove_tree(f->work->dir, FETCH_DIR, result ? &ignored : err) || result ? -1 : 0;
+}
+
 int fetch_resolve(const struct fetch *f, struct manifest *ret, struct error *err) {
-    int result = write_credentials(f, err);
-    if (!result)
-        result = resolve(f, ret, err);
-    else
-        (void)work_failed(f->work, ERR_R_IMAGE_PULL_FAILED, err);
-    (void)unlinkat(f->work->dir, AUTH_FILE, 0); // the whole directory goes in any case
-    return result;
+    if (open_dir(f, err))
+        return -1;
+    return close_dir(f, resolve(f, ret, err), err);
 }
 
 // ---- copying ----
 
 static int copy(const struct fetch *f, const struct manifest *m, struct error *err) {
     struct command c;
-    begin(&c, f->work, &f->want);
+    begin_registry(&c, f);
     word(&c, "copy");
     word(&c, "-q");
     registry_options(&c, f, "--src-tls-verify=false", "--src-cert-dir");
@@ -221,11 +268,20 @@ static int copy(const struct fetch *f, const struct manifest *m, struct error *e
         gzip_layers(&c);
     (void)snprintf(c.source, sizeof c.source, "docker://%s/%s@%s", f->reference->registry,
                    f->reference->repository, m->digest);
-    (void)snprintf(c.target, sizeof c.target, "oci:%s/layout:x", f->work->path);
+    (void)snprintf(c.target, sizeof c.target, "oci:%s/layout:x", fetch_path(&c));
     word(&c, c.source);
     word(&c, c.target);
-    work_step(f->work, "fetching", "layout", m->layer_bytes);
+    work_step(f->work, "fetching", FETCH_DIR, m->layer_bytes);
     return tool_run(&c.tool, err);
+}
+
+static int copy_twice(const struct fetch *f, const struct manifest *m, struct error *err) {
+    if (!copy(f, m, err))
+        return 0;
+    if (!strcasestr(err->message, "digest did not match"))
+        return -1;
+    log_info("image %s: a layer came damaged, fetching again", f->reference->text);
+    return copy(f, m, err);
 }
 
 int fetch_copy(const struct fetch *f, const struct manifest *m, struct error *err) {
@@ -233,21 +289,18 @@ int fetch_copy(const struct fetch *f, const struct manifest *m, struct error *er
         (void)error_set(err, EFBIG, "%s", f->reference->text);
         return work_failed(f->work, ERR_R_IMAGE_INVALID, err);
     }
-    int result = write_credentials(f, err);
-    for (int tries = 0; !result && tries < 2; tries++) {
-        result = copy(f, m, err);
-        if (!result || !strcasestr(err->message, "digest did not match"))
-            break;
-        log_info("image %s: a layer came damaged, fetching again", f->reference->text);
-        result = tries ? -1 : 0;
-    }
-    (void)unlinkat(f->work->dir, AUTH_FILE, 0); // the whole directory goes in any case
-    return result ? explain(f, err) : 0;
+    if (open_dir(f, err))
+        return -1;
+    int result = copy_twice(f, m, err) ? explain(f, err) : 0;
+    if (!result && renameat(f->work->dir, FETCH_DIR "/layout", f->work->dir, "layout"))
+        result = error_errno(err, errno, "layout");
+    return close_dir(f, result, err);
 }
 
 int fetch_archive(struct work *w, int file, struct error *err) {
     struct command c;
-    begin(&c, w, NULL);
+    begin(&c, w);
+    skopeo(&c);
     c.tool.pass = file;
     word(&c, "copy");
     word(&c, "-q");
@@ -260,7 +313,8 @@ int fetch_archive(struct work *w, int file, struct error *err) {
 
 int fetch_convert(struct work *w, struct error *err) {
     struct command c;
-    begin(&c, w, NULL);
+    begin(&c, w);
+    skopeo(&c);
     word(&c, "copy");
     word(&c, "-q");
     gzip_layers(&c);

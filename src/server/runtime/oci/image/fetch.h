@@ -3,6 +3,8 @@
 #ifndef SERVER_RUNTIME_OCI_IMAGE_FETCH_H
 #define SERVER_RUNTIME_OCI_IMAGE_FETCH_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 #include "server/runtime/oci/image/manifest.h"
 #include "server/runtime/oci/image/reference.h"
@@ -13,6 +15,9 @@ struct fetch {
     const struct reference *reference;
     const char *username, *password; // NULL: none
     struct platform want;
+    // A server fetches for strangers: from a registry that is not listed with an id that our
+    // firewall keeps from addresses that are not public, whatever the registry redirects to.
+    bool for_strangers;
 };
 // The image manifest for the platform; its digest names the image from here on.
 int fetch_resolve(const struct fetch *f, struct manifest *ret, struct error *err);

@@ -76,7 +76,8 @@ static int pull_alone(struct image_store *s, const struct image_request *q,
         .reference = r,
         .username = q->username,
         .password = q->password,
-        .want = {q->os ? q->os : "linux", q->arch ? q->arch : platform_host_arch(), NULL}};
+        .want = {q->os ? q->os : "linux", q->arch ? q->arch : platform_host_arch(), NULL},
+        .for_strangers = s->lock >= 0};
     if (reference_allowed(r, s->settings, err) ||
         work_begin(&w, s->settings, s->images, s->images_path, r->text, err))
         return -1;

@@ -28,16 +28,21 @@ struct running {
 
 // ---- in the child ----
 
+static const char *seen_at(const struct tool *t) {
+    return t->seen_at ? t->seen_at : t->writable;
+}
+
 static int prepare(void *arg, const char **step) {
     const struct tool *t = arg;
     struct rlimit limit = {t->file_max, t->file_max};
     struct mount_attr closed = {.attr_set = MOUNT_ATTR_RDONLY},
                       open = {.attr_clr = MOUNT_ATTR_RDONLY, .attr_set = MOUNT_ATTR_NODEV};
+    const char *at = seen_at(t);
     *step = "mount namespace of a helper";
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-        mount(t->writable, t->writable, NULL, MS_BIND, NULL) ||
+        mount(t->writable, at, NULL, MS_BIND, NULL) ||
         mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &closed, sizeof closed) ||
-        mount_setattr(AT_FDCWD, t->writable, 0, &open, sizeof open))
+        mount_setattr(AT_FDCWD, at, 0, &open, sizeof open))
         return -1;
     *step = "limit of a helper";
     return t->file_max ? setrlimit(RLIMIT_FSIZE, &limit) : 0;
@@ -187,7 +192,7 @@ static int start(struct running *r, struct error *err) {
         (char *)"LC_ALL=C", NULL};
     char *copies[ARRAY_SIZE(kept)] = {NULL};
     size_t n = 2;
-    if (asprintf(&home, "HOME=%s", t->writable) < 0 || asprintf(&tmp, "TMPDIR=%s", t->writable) < 0)
+    if (asprintf(&home, "HOME=%s", seen_at(t)) < 0 || asprintf(&tmp, "TMPDIR=%s", seen_at(t)) < 0)
         return error_set(err, ENOMEM, "out of memory");
     env[n++] = home;
     env[n++] = tmp;
@@ -201,8 +206,11 @@ static int start(struct running *r, struct error *err) {
                       .stdio = {-1, t->out ? r->pipe[0][1] : -1, r->pipe[1][1]},
                       .pass = {t->pass},
                       .pass_count = t->pass > 0,
-                      .flags = SPAWN_NEW_GROUP | SPAWN_DIE_WITH_US | SPAWN_SEARCH_PATH,
-                      .clone_flags = CLONE_NEWNS,
+                      .flags = SPAWN_NEW_GROUP | SPAWN_DIE_WITH_US | SPAWN_SEARCH_PATH |
+                               (t->uid ? SPAWN_SET_USER : 0),
+                      .uid = t->uid,
+                      .gid = t->uid,
+                      .clone_flags = CLONE_NEWNS | CLONE_NEWPID,
                       .prepare = prepare,
                       .prepare_arg = (void *)t};
     int result = spawn_start(&s, &r->pid, &r->pidfd, err);

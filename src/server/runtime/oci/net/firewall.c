@@ -16,7 +16,7 @@ static const char denied4[] = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 100.100.1
                               "192.0.0.192, 168.63.129.16, 224.0.0.0/4, "
                               "240.0.0.0/4";
 
-// %1$s: table, %2$s: beginning of link names, %3$s: pool.
+// %1$s: table, %2$s: beginning of link names, %3$s: pool, %4$u: user who fetches images.
 static const char rules[] =
     "add table inet %1$s { comment \"opensandbox\"; }\n"
     "add set inet %1$s deny4 { type ipv4_addr; flags interval; auto-merge; }\n"
@@ -27,11 +27,13 @@ static const char rules[] =
     "}\n"
     "add chain inet %1$s out_of_sandbox\n"
     "add chain inet %1$s post { type nat hook postrouting priority srcnat + 10; policy accept; }\n"
+    "add chain inet %1$s output { type filter hook output priority filter; policy accept; }\n"
     "flush chain inet %1$s pre\n"
     "flush chain inet %1$s input\n"
     "flush chain inet %1$s forward\n"
     "flush chain inet %1$s out_of_sandbox\n"
     "flush chain inet %1$s post\n"
+    "flush chain inet %1$s output\n"
     "flush set inet %1$s deny4\n"
     "flush set inet %1$s dns4\n"
     // before connection tracking: no IPv6, and only the address that we gave to the link it comes
@@ -53,7 +55,18 @@ static const char rules[] =
     "accept\n"
     "add rule inet %1$s out_of_sandbox ip daddr @deny4 counter reject with icmpx admin-prohibited\n"
     "add rule inet %1$s out_of_sandbox accept\n"
-    "add rule inet %1$s post ip saddr %3$s oifname != \"%2$s*\" masquerade\n";
+    "add rule inet %1$s post ip saddr %3$s oifname != \"%2$s*\" masquerade\n"
+    // a registry may redirect to anywhere; names are resolved wherever the host does
+    "add rule inet %1$s output meta skuid %4$u meta l4proto { tcp, udp } th dport 53 accept\n"
+    "add rule inet %1$s output meta skuid %4$u fib daddr type local counter reject with icmpx "
+    "admin-prohibited\n"
+    "add rule inet %1$s output meta skuid %4$u ip daddr @deny4 counter reject with icmpx "
+    "admin-prohibited\n"
+    "add rule inet %1$s output meta skuid %4$u ip daddr { 10.0.0.0/8, 100.64.0.0/10, "
+    "172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15 } counter reject with icmpx "
+    "admin-prohibited\n"
+    "add rule inet %1$s output meta skuid %4$u ip6 daddr != 2000::/3 counter reject with icmpx "
+    "admin-prohibited\n";
 
 static void table_name(const struct firewall *f, char name[16]) {
     (void)snprintf(name, 16, "osb_%s", f->instance);
@@ -62,7 +75,7 @@ static void table_name(const struct firewall *f, char name[16]) {
 void firewall_rules(const struct firewall *f, struct strbuf *sb) {
     char table[16];
     table_name(f, table);
-    (void)strbuf_addf(sb, rules, table, f->prefix, f->pool);
+    (void)strbuf_addf(sb, rules, table, f->prefix, f->pool, f->fetch_id);
     (void)strbuf_addf(sb, "add element inet %s deny4 { %s, %s", table, denied4, f->pool);
     for (oci_list p = f->deny; p && *p; p++)
         if (!strchr(*p, ':')) // sandboxes speak no IPv6
@@ -116,7 +129,8 @@ static unsigned count_of(const char *text, const char *what) {
 // Whoever removes rules removes mentions of our links, drops or sets; what is listed has as many as
 // what was loaded.
 bool firewall_intact(const struct firewall *f) {
-    static const char *const marks[] = {" hook ", " drop", "accept", "@deny4", "masquerade"};
+    static const char *const marks[] = {" hook ",  " drop",   "accept",    "@deny4",
+                                        " reject", " skuid ", "masquerade"};
     char table[16];
     struct error ignored;
     cleanup_strbuf struct strbuf is, should;

@@ -1,11 +1,13 @@
 // The rules of one server (oci-runtime.md 4.3): a table of its own, found by links whose names
 // begin with the instance's prefix. Spoofed sources, host services, other sandboxes, link-local and
-// metadata addresses are closed; the rest of the world is reached through NAT. Loaded in one
+// metadata addresses are closed; the rest of the world is reached through NAT. What fetches images
+// for strangers is kept from everything that is not public. Loaded in one
 // transaction, so there is no moment without rules. Blocking: start-up.
 #ifndef SERVER_RUNTIME_OCI_NET_FIREWALL_H
 #define SERVER_RUNTIME_OCI_NET_FIREWALL_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/error.h"
 #include "base/strbuf.h"
@@ -19,6 +21,7 @@ struct firewall {
     const char *pool;
     oci_list deny;
     const char *resolvers; // "a, b": reachable on port 53 even inside denied ranges; "" none
+    uint32_t fetch_id;     // user of this host who reaches public addresses only (and resolvers)
 };
 
 void firewall_rules(const struct firewall *f, struct strbuf *sb); // the text for nft

@@ -388,7 +388,8 @@ static void name_things(struct network *n) {
     n->firewall = (struct firewall){.instance = instance,
                                     .pool = n->settings->pool,
                                     .deny = n->settings->deny,
-                                    .resolvers = n->resolvers};
+                                    .resolvers = n->resolvers,
+                                    .fetch_id = n->settings->id_base + OCI_FETCH_ID};
     (void)snprintf(n->firewall.prefix, sizeof n->firewall.prefix, "osb%.5s", instance);
     (void)snprintf(n->gateway_name, sizeof n->gateway_name, "osbg%s",
                    instance); // 'g': outside of the prefix
