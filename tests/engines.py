@@ -80,11 +80,24 @@ class Engine:
                         self.call("DELETE", f"/networks/{n['Id']}")
         finally:
             self.stop()
+            self.end_shims()
             with open("/proc/self/mounts") as f:
                 mounts = [line.split()[1] for line in f if line.split()[1].startswith(str(self.dir))]
             for m in sorted(mounts, reverse=True):
                 subprocess.run(["umount", "-l", m], check=False)
             self.dir.rmdir()
+
+    def end_shims(self):
+        """Ends what an engine that was killed in the middle of a start left behind: shims of its containerd, and their children."""
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if str(self.dir).encode() not in path.read_bytes() or path.parent.name == str(os.getpid()):
+                    continue
+                children = [c for t in path.parent.glob("task/*/children") for c in t.read_text().split()]
+                for pid in [*children, path.parent.name]:
+                    os.kill(int(pid), 9)
+            except OSError:
+                pass  # it has ended meanwhile
 
     def call(self, method, path, body=None):
         """One call of the engine's API by hand: status and JSON (or text)."""
