@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "execd/handlers.h"
 
 static void resume_later(struct capture *c) {
     loop_cancel(&c->e->loop, &c->resume);
@@ -16,6 +17,56 @@ static void on_output_room(struct output *o) {
 }
 
 enum { TERMINAL_REST = 64 * 1024 }; // more than the kernel holds of a pty's output
+
+// ---- what grandchildren still write ----
+
+// A pipe whose run is over. It is read to its end and thrown away, since a server that was started
+// in the background must not die of SIGPIPE at its next line.
+struct leftover {
+    struct list node; // in execd.leftovers
+    struct execd *e;
+    struct stream *stream;
+};
+
+static void end_leftover(struct leftover *l) {
+    list_remove(&l->node);
+    stream_close(l->stream);
+    free(l);
+}
+
+static void on_leftover(struct stream *s, unsigned events, void *arg) {
+    struct leftover *l = arg;
+    (void)events;
+    ssize_t n = stream_read(s, l->e->scratch, EXECD_SCRATCH);
+    if (n == 0 || (n < 0 && errno != EAGAIN))
+        end_leftover(l);
+}
+
+static void let_go(struct execd *e, struct stream *s) {
+    struct leftover *l = calloc(1, sizeof *l);
+    if (!l) {
+        stream_close(s);
+        return;
+    }
+    l->e = e;
+    l->stream = s;
+    list_push_back(&e->leftovers, &l->node);
+    stream_set_owner(s, on_leftover, l);
+    stream_want(s, STREAM_READABLE);
+}
+
+int capture_room_start(struct execd *e, struct error *err) {
+    (void)err;
+    list_init(&e->leftovers);
+    return 0;
+}
+
+void capture_room_stop(struct execd *e) {
+    LIST_EACH(&e->leftovers, node)
+    end_leftover(LIST_ENTRY(node, struct leftover, node));
+}
+
+// ---- reading ----
 
 static size_t room_in(struct capture *c, enum output_stream which) {
     size_t room = c->discarding ? EXECD_SCRATCH : output_room(&c->output);
@@ -42,7 +93,10 @@ static bool read_some(struct capture *c, enum output_stream which) {
     }
     if (n == 0 || errno != EAGAIN || c->exited) {
         c->from[which] = NULL;
-        stream_close(s);
+        if (over && !(c->flags & CAPTURE_TERMINAL))
+            let_go(c->e, s);
+        else
+            stream_close(s);
     }
     return false;
 }

@@ -63,6 +63,7 @@ struct execd {
     char cwd[EXECD_PATH_SIZE];           // at the start: base of relative paths
     char *scratch;                       // EXECD_SCRATCH bytes, free between any two callbacks
     struct init *init;                   // NULL unless we are the sandbox's init (execd/init.h)
+    struct list leftovers;               // of execd/capture.c
     uint64_t nofile_soft;                // limit of descriptors that children get, as we found it
     struct list history;                 // struct command, oldest first
     size_t history_count, history_bytes; // records; what the commands' texts take

@@ -15,6 +15,10 @@ void handle_isolation_abilities(struct http_exchange *x);
 // environment.c
 void handle_environment(struct http_exchange *x);
 
+// capture.c
+int capture_room_start(struct execd *e, struct error *err);
+void capture_room_stop(struct execd *e);
+
 // command.c
 void handle_command(struct http_exchange *x);
 void handle_interrupt(struct http_exchange *x); // also DELETE /code

@@ -89,6 +89,7 @@ static const struct http_route routes[] = {
 };
 
 const struct execd_room execd_rooms[] = {
+    {"capture", capture_room_start, capture_room_stop, NULL},
     {"command", command_room_start, command_room_stop, command_interrupt},
     {"session", NULL, session_room_stop, session_interrupt},
     {"pty", NULL, pty_room_stop, NULL},

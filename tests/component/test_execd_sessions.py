@@ -129,6 +129,12 @@ def test_what_is_left_behind_does_not_hold_the_reply(execd, session):
     wait_until(lambda: not descendants(execd), "all are gone")
 
 
+def test_what_is_left_behind_may_go_on_writing(execd, session):
+    assert session.run("rm -f late; (sleep 0.2; echo to nobody; seq 100000; echo alive >late) & echo done") == ("done\n", "0")
+    wait_until(lambda: session.run("cat late")[0] == "alive\n", "the background job lived through its writes")
+    wait_until(lambda: not descendants(execd), "it is gone")
+
+
 def test_output_is_complete_and_cannot_forge_state(session):
     events = session.events("seq 1 20000; printf last")
     assert text_of(events) == "".join(f"{i}\n" for i in range(1, 20001)) + "last"
