@@ -29,6 +29,8 @@ TARGETS = {
     "oci.delete": ("ms", {"p50": 5}, 100, False),
     "oci.first_output": ("ms", {"p50": 20}, 50, False),
     "oci.burst100": ("ms", {"value": 700}, 1, False),
+    "pool.create_ready": ("ms", {"p50": 2}, 100, False),
+    "pool.burst100": ("ms", {"value": 300}, 1, False),
     "oci.thousand": ("s", {"value": 12}, 1, False),
     "oci.idle_memory": ("MiB", {"value": 2.5}, 1, False),
     "command.echo": ("ms", {"p50": 2.5, "p99": 6}, 500, False),
@@ -93,8 +95,8 @@ class Bench:
         os.close(fd)
         self.server.import_base()
 
-    def load(self, mode, count, pause=0):
-        done = subprocess.run([str(LOAD), str(self.server.port), str(self.key), harness.IMAGE, mode, str(count), str(pause)],
+    def load(self, mode, count, pause=0, image=harness.IMAGE):
+        done = subprocess.run([str(LOAD), str(self.server.port), str(self.key), image, mode, str(count), str(pause)],
                               capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"load {mode} failed: {done.stderr}")
@@ -152,6 +154,26 @@ class Bench:
             values.append(max(self.load("burst", 100)["samples_ms"]))
             self.load("purge", 0)
         record("oci.burst100", value=quantile(values, .5), note=f"runs {[round(v) for v in values]}", n=3)
+
+    def pools(self):
+        def full(n):
+            r = self.server.request("GET", "/v1/pools/bench").json()
+            return r["status"]["available"] == n
+        template = {"image": {"uri": harness.IMAGE}, "resourceLimits": {"cpu": "1", "memory": "256Mi"}}
+        capacity = {"bufferMin": 10, "bufferMax": 10, "poolMin": 0, "poolMax": 1000}
+        self.server.request("POST", "/v1/pools", {"name": "bench", "template": template, "capacitySpec": capacity})
+        harness.wait_until(lambda: full(10), "a warm pool", 60)
+        record("pool.create_ready", self.load("create", 100, 300, image="pool:bench")["samples_ms"])
+        values = []
+        for _ in range(3):
+            self.server.request("PUT", "/v1/pools/bench", {"capacitySpec": {**capacity, "bufferMin": 100, "bufferMax": 100}})
+            harness.wait_until(lambda: full(100), "a pool of 100", 120)
+            time.sleep(1)  # quiet between two bursts
+            values.append(max(self.load("burst", 100, image="pool:bench")["samples_ms"]))
+            self.load("purge", 0)
+        self.server.request("DELETE", "/v1/pools/bench")
+        harness.wait_until(lambda: not os.listdir(self.server.state / "oci/oci/sandboxes"), "the stock is gone", 60)
+        record("pool.burst100", value=quantile(values, .5), note=f"runs {[round(v) for v in values]}", n=3)
 
     def busy(self):
         burst = threading.Thread(target=lambda: self.load("burst", 50))
@@ -216,7 +238,7 @@ def measure(prefixes=()):
         return
     b = Bench()
     try:
-        steps = {"server": b.starts, "oci.create": b.creates, "oci.burst": b.bursts, "health": b.busy, "oci.thousand": b.thousand,
+        steps = {"server": b.starts, "oci.create": b.creates, "oci.burst": b.bursts, "pool": b.pools, "health": b.busy, "oci.thousand": b.thousand,
                  "execd": b.execd}
         if prefixes and "server" not in prefixes:
             b.server.start()

@@ -79,11 +79,13 @@ struct box {
 
 static bool create(struct http_client *c, struct box *b, struct strbuf *body) {
     char text[1024], target[128];
+    bool pool = strncmp(load.image, "pool:", 5) == 0;
     (void)snprintf(text, sizeof text,
-                   "{\"image\":{\"uri\":\"%s\"},\"entrypoint\":[\"tail\",\"-f\",\"/dev/"
-                   "null\"],\"timeout\":3600,"
-                   "\"resourceLimits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"}}",
-                   load.image);
+                   pool ? "{\"extensions\":{\"poolRef\":\"%s\"},\"timeout\":3600}"
+                        : "{\"image\":{\"uri\":\"%s\"},\"entrypoint\":[\"tail\",\"-f\",\"/dev/"
+                          "null\"],\"resourceLimits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"},"
+                          "\"timeout\":3600}",
+                   load.image + (pool ? 5 : 0));
     if (ask(c, "POST", "/v1/sandboxes", "", text, body) != 202) {
         fprintf(stderr, "create: %s\n", body->data);
         return false;

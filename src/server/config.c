@@ -423,6 +423,8 @@ int config_check(const struct config *c, struct error *err) {
                          "secure_runtime.type = \"%s\" is not built for runtime.type \"%s\"; "
                          "remove it",
                          c->secure_runtime, c->runtime);
+    if (c->redis_enabled && !(c->redis_dsn && *c->redis_dsn))
+        return error_set(err, EINVAL, "renew_intent.redis.enabled needs renew_intent.redis.dsn");
     if (c->state_dir[0] != '/' || c->run_dir[0] != '/')
         return error_set(err, EINVAL, "oci.state_dir and oci.run_dir must be absolute paths");
     for (char **p = c->allowed_host_paths; *p; p++)

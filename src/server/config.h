@@ -67,6 +67,9 @@ struct config {
     // [renew_intent]
     bool renew_enabled;
     int64_t renew_interval_s;
+    // [renew_intent.redis]
+    bool redis_enabled;
+    char *redis_dsn, *redis_key;
     // [storage]
     char **allowed_host_paths;
     // [secure_runtime], of docker alone

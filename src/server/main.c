@@ -19,6 +19,7 @@
 #include "server/image_cli.h"
 #include "server/runtime/docker/docker.h"
 #include "server/runtime/oci/oci.h"
+#include "server/sandbox/renew/queue.h"
 
 enum { DOCKER_CREATES = 16 }; // the engine does the work
 
@@ -30,6 +31,7 @@ struct server {
     struct domain *domain;
     struct api api;
     struct http_server *http;
+    struct renew_queue *renewals;
     struct signal_watch terminate, interrupt;
     char execd[PATH_MAX];
     bool stopping;
@@ -242,7 +244,11 @@ static int open_domain(struct server *s, struct error *err) {
         .default_pids = (uint64_t)(is_docker(c) ? c->docker_pids : c->pids_limit),
     };
     s->domain = domain_new(&domain, err);
-    return s->domain ? 0 : -1;
+    if (!s->domain || !c->renew_enabled || !c->redis_enabled)
+        return s->domain ? 0 : -1;
+    const struct renew_queue_settings queue = {.dsn = c->redis_dsn, .key = c->redis_key};
+    s->renewals = renew_queue_new(&s->loop, s->domain, &queue, err);
+    return s->renewals ? 0 : -1;
 }
 
 static int open_http(struct server *s, struct error *err) {
@@ -272,6 +278,7 @@ static void close_all(struct server *s) {
     signal_watch_stop(&s->interrupt);
     if (s->http)
         http_server_free(s->http);
+    renew_queue_free(s->renewals);
     if (s->domain)
         domain_free(s->domain); // lets go of every sandbox, and with it of the proxy's connections
     if (s->runtime) {

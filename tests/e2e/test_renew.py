@@ -1,5 +1,7 @@
 """Renewal on access over a real proxy, with the cool-down, the skip header and across a restart."""
 import datetime
+import json
+import subprocess
 import time
 
 import pytest
@@ -56,3 +58,66 @@ def test_off_by_default(server):
     assert left(server, sb) < 61
     server.delete(sb)
     assert server.create(expect=400, extensions={"access.renew.extend.seconds": "299"})["code"] == "SANDBOX::INVALID_PARAMETER"
+
+
+class Redis:
+    def __init__(self, directory):
+        self.socket, self.dir, self.process = str(directory / "redis.sock"), directory, None
+
+    def start(self):
+        self.process = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", self.socket, "--save", "", "--requirepass", "s3cret",
+                                         "--dir", str(self.dir)], stdout=subprocess.DEVNULL)
+        harness.wait_until(lambda: self.cli("PING") == "PONG", "redis-server")
+
+    def cli(self, *args):
+        return subprocess.run(["redis-cli", "--no-auth-warning", "-s", self.socket, "-a", "s3cret", *args], capture_output=True, text=True).stdout.strip()
+
+    def stop(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+def test_redis_comes_and_goes(tmp_path):
+    redis = Redis(tmp_path)
+    port = harness.free_port()
+    s = harness.Server({"renew_intent": {"enabled": True, "min_interval_seconds": 1},
+                        "renew_intent.redis": {"enabled": True, "dsn": f"redis://:s3cret@127.0.0.1:{port}/2"}})
+    bad = harness.Server({"renew_intent": {"enabled": True}, "renew_intent.redis": {"enabled": True, "dsn": "rediss://:s3cret@h"}})
+    try:
+        done = bad.cli(check=False)
+        assert done.returncode and "renew_intent.redis.dsn" in done.stderr and "s3cret" not in done.stderr
+        s.import_base()
+        s.start()  # without Redis
+        harness.wait_until(lambda: "worker_redis_error" in s.log(), "the warning")
+        sb = s.create(timeout=60, extensions=EXTEND)["id"]
+        redis.start()
+        redis.cli("CONFIG", "SET", "port", str(port))
+
+        def tell(age=0):
+            subprocess.run(["redis-cli", "--no-auth-warning", "-p", str(port), "-n", "2", "-a", "s3cret", "LPUSH", "opensandbox:renew:intent",
+                            json.dumps({"sandbox_id": sb, "observed_at": (datetime.datetime.now(datetime.timezone.utc)
+                                                                          - datetime.timedelta(seconds=age)).isoformat()}), "junk", "{}"],
+                           check=True, capture_output=True)
+        tell(age=400)  # stale
+        tell()
+        harness.wait_until(lambda: left(s, sb) > 290, "the renewal")
+        assert s.log().count("renew_event=renew_succeeded") == 1 and "renew_source=redis_queue" in s.log()
+        redis.stop()
+        harness.wait_until(lambda: s.log().count("worker_redis_error") > 1, "the loss")
+        redis.start()
+        redis.cli("CONFIG", "SET", "port", str(port))
+        harness.wait_until(lambda: s.log().count("redis_connected") == 2, "Redis again", 60)
+        time_before = s.get(sb)["expiresAt"]
+        end = time.monotonic() + 20
+        while s.get(sb)["expiresAt"] == time_before:  # after the cool-down
+            assert time.monotonic() < end
+            tell()
+        begin = time.monotonic()
+        s.stop()
+        assert time.monotonic() - begin < 10 and "s3cret" not in s.log()
+        s.start()
+    finally:
+        redis.stop()
+        s.remove()
+        bad.remove()

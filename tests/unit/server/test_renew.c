@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "fake_runtime.h"
+#include "server/sandbox/renew/queue.h"
 #include "server/sandbox/renew/renew.h"
 
 static void open_world(struct world *w, bool enabled) {
@@ -104,10 +105,66 @@ static void test_failure_is_tried_at_the_next_access(void **state) {
     world_close(&w);
 }
 
+static bool reads(const char *id, int64_t age_s) {
+    char at[CLOCK_TEXT_MAX], text[400], got[UUID_TEXT_SIZE];
+    clock_format(clock_wall_us() - age_s * 1000000, at);
+    (void)snprintf(text, sizeof text, "{\"sandbox_id\":\"%s\",\"observed_at\":\"%s\",\"port\":1}",
+                   id, at);
+    return renew_intent_read(text, strlen(text), got);
+}
+
+static void test_intents(void **state) {
+    (void)state;
+    char id[UUID_TEXT_SIZE];
+    static const char uuid[] = "11111111-2222-4333-8444-555555555555";
+    static const char *const none[] = {"",
+                                       "null",
+                                       "[]",
+                                       "{}",
+                                       "{\"sandbox_id\":1}",
+                                       "{\"sandbox_id",
+                                       "{\"sandbox_id\":\"11111111-2222-4333-8444-555555555555\"}",
+                                       "{\"sandbox_id\":\"11111111-2222-4333-8444-555555555555\","
+                                       "\"observed_at\":\"soon\"}"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        assert_false(renew_intent_read(none[i], strlen(none[i]), id));
+    assert_true(reads(uuid, 0));
+    assert_true(reads("  11111111-2222-4333-8444-555555555555 ", 299));
+    assert_true(reads(uuid, -1000));
+    assert_false(reads(uuid, 301));
+    assert_false(reads("11111111-2222-4333-8444-55555555555", 0));
+    assert_false(reads("11111111-2222-4333-8444-555555555555 x", 0));
+}
+
+static void test_addresses(void **state) {
+    (void)state;
+    struct redis_address a;
+    struct error err = {0};
+    assert_int_equal(redis_address_read("redis://localhost", &a, &err), 0);
+    assert_string_equal(a.host, "localhost");
+    assert_int_equal(a.port, 6379);
+    assert_int_equal(redis_address_read("redis://me:p@ss:w@10.0.0.1:7000/3", &a, &err), 0);
+    assert_string_equal(a.user, "me");
+    assert_string_equal(a.password, "p@ss:w");
+    assert_string_equal(a.host, "10.0.0.1");
+    assert_int_equal(a.port * 10 + a.database, 70003);
+    assert_int_equal(redis_address_read("unix:///run/r.sock", &a, &err), 0);
+    assert_string_equal(a.path, "/run/r.sock");
+    static const char *const bad[] = {"",          "localhost",           "rediss://:s3cret@h",
+                                      "redis://",  "redis://:s3cret@h:0", "redis://:s3cret@h/x",
+                                      "unix://run"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(redis_address_read(bad[i], &a, &err), -1);
+        assert_null(strstr(err.message, "s3cret"));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_extends_once_in_the_interval),
         cmocka_unit_test(test_leaves_others_alone),
+        cmocka_unit_test(test_intents),
+        cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_failure_is_tried_at_the_next_access),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
