@@ -15,7 +15,11 @@
 #include "base/clock.h"
 #include "io/spawn.h"
 
-enum { TICK_MS = 200, WORDS_KEPT = 16 * 1024, VARIABLES_MAX = 16 };
+enum { TICK_MS = 200, CLOSE_TICK_MS = 5, WORDS_KEPT = 16 * 1024, VARIABLES_MAX = 16 };
+
+#define FULL_BYTES (1ULL << 20)
+#define NEAR_BYTES (256ULL << 20)
+enum { NEAR_FILES = 10000 };
 
 struct running {
     const struct tool *t;
@@ -24,6 +28,7 @@ struct running {
     pid_t pid;
     char words[WORDS_KEPT]; // the end of stderr
     size_t words_len;
+    bool near_full, seen_full; // the file system, meanwhile
 };
 
 // ---- in the child ----
@@ -93,26 +98,30 @@ static const char *last_words(struct running *r) {
     return msg;
 }
 
-static bool is_full(const char *path) {
+// umoci removes what it has unpacked before it ends, so the moment must be seen.
+static void look_at_disk(struct running *r) {
     struct statvfs v;
-    return !statvfs(path, &v) &&
-           ((uint64_t)v.f_bavail * v.f_frsize < 1024 * 1024 || (v.f_files && !v.f_favail));
+    if (statvfs(r->t->writable, &v))
+        return;
+    uint64_t left = (uint64_t)v.f_bavail * v.f_frsize;
+    r->near_full = left < NEAR_BYTES || (v.f_files && v.f_favail < NEAR_FILES);
+    r->seen_full |= left < FULL_BYTES || (v.f_files && !v.f_favail);
 }
 
-// What it says, and for programs that do not say it (umoci panics, tar tells of short writes) what
-// the file system says.
-static int kind_of(const struct tool *t, const char *words) {
+// What it says, and for programs that do not say it (umoci may panic instead, tar tells of short
+// writes) what was seen.
+static int kind_of(const struct running *r) {
     static const struct {
         const char *text;
         int kind;
     } kinds[] = {
         {"no space left", ENOSPC}, {"disk quota exceeded", ENOSPC}, {"file too large", EFBIG}};
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
-        if (strcasestr(words, kinds[i].text))
+        if (strcasestr(r->words, kinds[i].text))
             return kinds[i].kind;
-    if (is_full(t->writable))
+    if (r->seen_full)
         return ENOSPC;
-    return strstr(words, "Wrote only") ? EFBIG : EIO;
+    return strstr(r->words, "Wrote only") ? EFBIG : EIO;
 }
 
 // ---- from the outside ----
@@ -159,7 +168,8 @@ static int attend(struct running *r, struct exit_status *ret, struct error *err)
                              {.fd = r->pipe[1][0], .events = POLLIN},
                              {.fd = r->pidfd, .events = POLLIN}};
         int64_t now = clock_boot_ms(), wait = next_tick > now ? next_tick - now : 0;
-        (void)poll(p, ARRAY_SIZE(p), (int)wait);
+        (void)poll(p, ARRAY_SIZE(p), r->near_full ? CLOSE_TICK_MS : (int)wait);
+        look_at_disk(r);
         bool output = false;
         for (int i = 0; i < 2; i++)
             if (p[i].revents) {
@@ -240,7 +250,7 @@ int tool_run(const struct tool *t, struct error *err) {
         return error_set(err, EIO, "%s was killed by signal %d", t->argv[0], ended.signal);
     if (ended.code == 0)
         return 0;
-    int kind = kind_of(t, r.words);
+    int kind = kind_of(&r);
     const char *words = last_words(&r);
     return kind == ENOSPC
                ? error_set(err, kind, "the file system is full (%s: %s)", t->argv[0], words)
