@@ -237,7 +237,7 @@ void handle_environment(struct http_exchange *x) {
     if (ok)
         http_reply_empty(x, 204);
     else
-        execd_fail(x, 500, CODE_RUNTIME, "out of memory");
+        execd_fail(x, 503, CODE_RUNTIME, "out of memory");
 }
 
 // ---- the shell ----

@@ -26,7 +26,7 @@
 // The one table (execd.md 2.2). A block for each file; first match wins.
 static const struct http_route routes[] = {
     {"GET", "/ping", handle_ping, BUFFERED, OPEN, ""},
-    {"PUT", "/environment", handle_environment, BUFFERED, 0, CODE_BODY},
+    {"PUT", "/environment", handle_environment, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
 
     // command.c
     {"POST", "/command", handle_command, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},

@@ -327,6 +327,8 @@ def pty_examples(x):
 
 
 def other_examples(x):
+    x("PUT", "/environment", "/environment", {"TAKEN": "by"})
+    x("PUT", "/environment", "/environment", {"TAKEN": 5})
     x("GET", "/ping", "/ping")
     for method, pattern in [("POST", "/code"), ("POST", "/code/context"), ("GET", "/code/contexts"), ("DELETE", "/code/contexts"),
                             ("GET", "/code/contexts/{id}"), ("DELETE", "/code/contexts/{id}")]:
