@@ -46,6 +46,12 @@ def commands(e, count):
         list(pool.map(lambda i: mix(e, i), range(count)))
 
 
+def fill(e):
+    """A history of HISTORY records like those that mix() leaves, at once."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: e.background(f"echo {i}; echo e >&2; exit {i % 3}"), range(HISTORY)))
+
+
 def upload(e, i):
     boundary = "soak"
     meta = json.dumps({"path": f"{e.dir.name}/up/{i}", "mode": 644})
@@ -114,7 +120,8 @@ def test_soak():
     with Execd() as e:
         look.idle = len(links(e))
         os.mkdir(f"{e.dir.name}/up")
-        commands(e, HISTORY)
+        fill(e)
+        commands(e, 500)
         for work in (upload, terminal, drop):
             each(200, work, e)
         stop_yes(e)
