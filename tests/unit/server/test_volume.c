@@ -52,12 +52,12 @@ static struct volume_spec volume(const char *source, const char *mount_path) {
 
 static int check(struct volume_spec *v, size_t count, struct error *err) {
     struct sandbox_spec s = {.volumes = v, .volume_count = count};
-    return volumes_check(&s, allowed, err);
+    return volumes_check(&s, allowed, -1, err);
 }
 
 static int open_one(struct volume_spec *v, struct volumes *ret, struct error *err) {
     struct sandbox_spec s = {.volumes = v, .volume_count = 1};
-    return volumes_open(&s, allowed, -1, ret, err);
+    return volumes_open(&s, allowed, -1, -1, ret, err);
 }
 
 static void own_mounts_are_out_of_reach(void **state) {
@@ -119,7 +119,7 @@ static void sources_need_permission(void **state) {
     v.sub_path = keep("a/b", "");
     assert_int_equal(check(&v, 1, &err), 0);
     struct sandbox_spec s = {.volumes = &v, .volume_count = 1};
-    assert_int_equal(volumes_check(&s, NULL, &err), -1); // nothing is allowed by default
+    assert_int_equal(volumes_check(&s, NULL, -1, &err), -1); // nothing is allowed by default
     v.kind = VOLUME_NAMED;
     assert_int_equal(check(&v, 1, &err), -1);
     assert_string_equal(err.code, "VOLUME::UNSUPPORTED_BACKEND");
@@ -192,7 +192,7 @@ static void order_and_kinds(void **state) {
     struct volume_spec specs[] = {volume("/b", "/data/inner"), volume("/a", "/data"),
                                   volume("/file", "/data/inner/conf")};
     struct sandbox_spec s = {.volumes = specs, .volume_count = 3};
-    if (volumes_open(&s, allowed, -1, &v, &err))
+    if (volumes_open(&s, allowed, -1, -1, &v, &err))
         fail_msg("%s", err.message);
     assert_string_equal(v.items[0].mount_path, "/data");
     assert_string_equal(v.items[1].mount_path, "/data/inner");

@@ -16,6 +16,7 @@
 #include "server/runtime/oci/probe.h"
 #include "server/runtime/oci/sandbox.h"
 #include "server/runtime/oci/sweep.h"
+#include "server/runtime/oci/volume/named.h"
 
 enum { NOFILE_MAX = 1048576 };
 
@@ -194,7 +195,7 @@ static int oci_start(struct runtime *r, struct error *err) {
     if (!o->chores)
         return -1;
     chores_empty(o->chores);
-    if (snapshots_open(o, err) || choose_user_namespaces(o, err))
+    if (snapshots_open(o, err) || named_start(o, err) || choose_user_namespaces(o, err))
         return -1;
     log_info("oci runtime: %s, control groups %s, %s", o->launcher.runtime,
              cgroups_layout(&o->cgroups),
@@ -313,8 +314,9 @@ static void oci_free(struct runtime *r) {
     image_store_close(o->images);
     bundle_template_free(o->bundle);
     cgroups_close(&o->cgroups);
-    const int fds[] = {o->launcher.runtime_fd, o->dir, o->sandboxes, o->trash, o->state, o->layers,
-                       o->layer_refs};
+    const int fds[] = {
+        o->launcher.runtime_fd, o->dir,    o->sandboxes, o->trash, o->state, o->layers,
+        o->layer_refs,          o->volumes};
     close_all(fds, ARRAY_SIZE(fds));
     (void)rmdir(o->state_path); // these go when no sandbox lives
     if (access(o->state_path, F_OK)) {
@@ -323,12 +325,14 @@ static void oci_free(struct runtime *r) {
         (void)rmdir(o->settings.run_dir);
     }
     (void)pthread_mutex_destroy(&o->lock);
+    (void)pthread_mutex_destroy(&o->volume_lock);
     free(o);
 }
 
 static const struct runtime_ops ops = {.name = "oci",
                                        .code_prefix = "OCI",
-                                       .features = RUNTIME_PAUSE | RUNTIME_SNAPSHOTS,
+                                       .features = RUNTIME_PAUSE | RUNTIME_SNAPSHOTS |
+                                                   RUNTIME_NAMED_VOLUMES,
                                        .start = oci_start,
                                        .list = oci_list_all,
                                        .adopt = oci_adopt,
@@ -389,7 +393,7 @@ struct runtime *oci_new(const struct oci_settings *s, struct error *err) {
         return NULL;
     }
     o->dir = o->sandboxes = o->trash = o->state = o->launcher.runtime_fd = -1;
-    o->layers = o->layer_refs = -1;
+    o->layers = o->layer_refs = o->volumes = -1;
     o->cgroups.self_procs = -1;
     (void)snprintf(o->dir_path, sizeof o->dir_path, "%s/oci", o->settings.state_dir);
     (void)snprintf(o->run_path, sizeof o->run_path, "%s/%s", o->settings.run_dir,
@@ -399,6 +403,7 @@ struct runtime *oci_new(const struct oci_settings *s, struct error *err) {
     (void)snprintf(o->state_path, sizeof o->state_path, "%s/%s/runtime", o->settings.run_dir,
                    o->settings.instance);
     (void)pthread_mutex_init(&o->lock, NULL);
+    (void)pthread_mutex_init(&o->volume_lock, NULL);
     map_init(&o->boxes);
     return &o->base;
 }

@@ -21,10 +21,11 @@
 #include "http/client.h"
 #include "server/errors.h"
 #include "server/runtime/oci/exit.h"
+#include "server/runtime/oci/image/user.h"
 #include "server/runtime/oci/layer.h"
 #include "server/runtime/oci/probe.h"
 #include "server/runtime/oci/sandbox.h"
-#include "server/runtime/oci/image/user.h"
+#include "server/runtime/oci/volume/named.h"
 
 enum {
     BACKLOG = 128,
@@ -308,10 +309,10 @@ static int verify(struct making *m, struct error *err) {
 
 static int report(struct making *m, struct error *err) {
     struct provision_result *r = m->ret;
-    cleanup_json json_t *j =
-        json_pack("{s:i,s:I,s:s,s:b,s:O*}", "pid", (int)m->box->pid, "started",
-                  (json_int_t)m->box->started, "address", m->box->net.address_text,
-                  "user_namespace", m->o->user_namespaces, "base", m->root->base);
+    cleanup_json json_t *j = json_pack(
+        "{s:i,s:I,s:s,s:b,s:b,s:O*}", "pid", (int)m->box->pid, "started",
+        (json_int_t)m->box->started, "address", m->box->net.address_text, "user_namespace",
+        m->o->user_namespaces, "named", m->box->named, "base", m->root->base);
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, sizeof r->state - 1);
     if (!j || json_write(j, &sb))
@@ -330,7 +331,11 @@ static int make(struct making *m, struct error *err) {
     m->box->has_net = true;
     phase(m, "network", clock_boot_ns());
     int user = m->o->user_namespaces ? m->box->net.user_fd : -1;
-    if (volumes_open(m->q->spec, m->o->settings.allowed_host_paths, user, &m->volumes, err))
+    m->box->named = named_any(m->q->spec);
+    if (m->box->named && named_hold(m->o, m->q->id, m->q->spec, m->user.uid, m->user.gid, err))
+        return -1;
+    if (volumes_open(m->q->spec, m->o->settings.allowed_host_paths, m->o->volumes, user,
+                     &m->volumes, err))
         return -1;
     if (make_layer(m, err) || make_socket(m, err) || write_start(m, err))
         return -1;

@@ -24,6 +24,7 @@
 #include "fmt/json.h"
 #include "server/errors.h"
 #include "server/runtime/oci/exit.h"
+#include "server/runtime/oci/volume/named.h"
 
 enum { KILL_WAIT_MS = 10000, DIAL_WAIT_MS = 2000, STAT_START_FIELD = 22 };
 
@@ -35,6 +36,7 @@ struct box *box_new(const char *id) {
         return NULL;
     (void)snprintf(b->id, sizeof b->id, "%s", id);
     b->dir = b->pidfd = -1;
+    b->named = true;
     b->net = (struct network_entry){.net_fd = -1, .user_fd = -1};
     return b;
 }
@@ -174,6 +176,8 @@ int sandbox_destroy(struct oci *o, const char *id, struct error *err) {
     if (chores_discard(o->chores, o->sandboxes, id, err))
         goto failed;
     base_release(o, id);
+    if (!b || b->named)
+        named_release(o, id);
     box_free(box_take(o, id));
     return 0;
 failed : {
@@ -319,6 +323,7 @@ int sandbox_adopt(struct oci *o, const char *id, const char *state, struct inspe
         box_free(b);
         return 0;
     }
+    b->named = !json_is_false(json_object_get(j, "named"));
     b->base = json_dumps(saved.base, JSON_COMPACT); // NULL: it cannot be kept as a snapshot
     b->retired = exit_load(b->dir, &b->end);
     if (box_put(o, b, err)) {

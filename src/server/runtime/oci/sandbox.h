@@ -30,6 +30,7 @@ struct box {
     bool has_net;
     struct network_entry net;
     char *base; // snapshot.h: what it stands on
+    bool named; // perhaps it uses named volumes
     bool retired;
     struct inspection end; // valid when retired
 };
@@ -39,7 +40,9 @@ struct oci {
     struct oci_settings settings; // defaults filled in
     char dir_path[OCI_PATH_SIZE], run_path[OCI_PATH_SIZE], root_path[OCI_PATH_SIZE],
         state_path[OCI_PATH_SIZE];
-    int layers, layer_refs;           // snapshot.h
+    int layers, layer_refs; // snapshot.h
+    int volumes;            // volume/named.h
+    pthread_mutex_t volume_lock;
     int dir, sandboxes, trash, state; // <state_dir>/oci, below it; the OCI runtime's --root
     struct cgroups cgroups;
     struct launcher launcher;

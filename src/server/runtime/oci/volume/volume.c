@@ -13,6 +13,8 @@
 #include "base/path.h"
 #include "server/errors.h"
 
+enum { CLAIM_MAX = 253 };
+
 // Mounts and files of the sandbox itself: nothing may be mounted on them or below.
 static const char *const reserved[] = {"/proc",
                                        "/sys",
@@ -57,12 +59,34 @@ static const char *find_allowed(oci_list allowed, const char *source, const char
     return NULL;
 }
 
-static int check_source(const struct volume_spec *v, oci_list allowed, struct error *err) {
-    const char *rest;
-    if (v->kind != VOLUME_HOST)
+static int check_sub_path(const struct volume_spec *v, struct error *err) {
+    char full[4096];
+    if (!v->sub_path || !*v->sub_path)
+        return 0;
+    if (snprintf(full, sizeof full, "/%s", v->sub_path) >= (int)sizeof full || !path_is_clean(full))
+        return error_server(err, ERR_VOLUME_INVALID_SUB_PATH,
+                            "volume \"%s\": subPath \"%s\" is not relative and clean", v->name,
+                            v->sub_path);
+    return 0;
+}
+
+static int check_named(const struct volume_spec *v, int named, struct error *err) {
+    if (named < 0)
         return error_server(err, ERR_VOLUME_UNSUPPORTED_BACKEND,
-                            "volume \"%s\": named volumes are not supported by this runtime yet",
-                            v->name);
+                            "volume \"%s\": named volumes are not supported here", v->name);
+    if (!v->source || !*v->source || *v->source == '.' || strchr(v->source, '/') ||
+        strlen(v->source) > CLAIM_MAX)
+        return error_server(err, ERR_VOLUME_INVALID_PVC_NAME,
+                            "volume \"%s\": \"%.260s\" is no name of a volume", v->name,
+                            v->source ? v->source : "");
+    return check_sub_path(v, err);
+}
+
+static int check_source(const struct volume_spec *v, oci_list allowed, int named,
+                        struct error *err) {
+    const char *rest;
+    if (v->kind == VOLUME_NAMED)
+        return check_named(v, named, err);
     if (!v->source || !path_is_clean(v->source))
         return error_server(err, ERR_VOLUME_INVALID_HOST_PATH,
                             "volume \"%s\": host.path \"%s\" is not absolute and clean", v->name,
@@ -72,22 +96,14 @@ static int check_source(const struct volume_spec *v, oci_list allowed, struct er
             err, 400, "VOLUME::HOST_PATH_NOT_ALLOWED",
             "volume \"%s\": host.path %s lies under none of storage.allowed_host_paths", v->name,
             v->source);
-    if (v->sub_path && *v->sub_path) {
-        char full[4096];
-        if (snprintf(full, sizeof full, "/%s", v->sub_path) >= (int)sizeof full ||
-            !path_is_clean(full))
-            return error_server(err, ERR_VOLUME_INVALID_SUB_PATH,
-                                "volume \"%s\": subPath \"%s\" is not relative and clean", v->name,
-                                v->sub_path);
-    }
-    return 0;
+    return check_sub_path(v, err);
 }
 
-int volumes_check(const struct sandbox_spec *spec, oci_list allowed, struct error *err) {
+int volumes_check(const struct sandbox_spec *spec, oci_list allowed, int named, struct error *err) {
     if (spec->volume_count > VOLUMES_MAX)
         return error_server(err, ERR_INVALID_PARAMETER, "at most %d volumes", VOLUMES_MAX);
     for (size_t i = 0; i < spec->volume_count; i++)
-        if (check_mount_path(spec, i, err) || check_source(&spec->volumes[i], allowed, err))
+        if (check_mount_path(spec, i, err) || check_source(&spec->volumes[i], allowed, named, err))
             return -1;
     return 0;
 }
@@ -102,7 +118,9 @@ static int open_beneath(int root, const char *path, const struct volume_spec *v,
     if (fd >= 0)
         return fd;
     if (errno == ELOOP)
-        return error_server(err, ERR_VOLUME_HOST_PATH_NOT_ALLOWED,
+        return error_server(err,
+                            v->kind == VOLUME_NAMED ? ERR_VOLUME_INVALID_SUB_PATH
+                                                    : ERR_VOLUME_HOST_PATH_NOT_ALLOWED,
                             "volume \"%s\": a component of \"%s\" is a symbolic link", v->name,
                             path);
     int kind = errno;
@@ -112,10 +130,24 @@ static int open_beneath(int root, const char *path, const struct volume_spec *v,
     return -1;
 }
 
-static int open_source(const struct volume_spec *v, oci_list allowed, struct error *err) {
+// What sandboxes have put there is a stranger's: no link is followed.
+static int open_named(const struct volume_spec *v, int named, struct error *err) {
+    char path[CLAIM_MAX + 8];
+    (void)snprintf(path, sizeof path, "%s/data", v->source);
+    cleanup_close int data = path_open(named, path, PATH_NO_SYMLINKS, O_PATH, 0);
+    if (data < 0)
+        return error_server(err, ERR_VOLUME_PVC_INSPECT_FAILED, "volume \"%s\": %s: %s", v->name,
+                            v->source, strerror(errno));
+    return v->sub_path && *v->sub_path ? open_beneath(data, v->sub_path, v, err) : TAKE_FD(data);
+}
+
+static int open_source(const struct volume_spec *v, oci_list allowed, int named,
+                       struct error *err) {
+    if (v->kind == VOLUME_NAMED)
+        return open_named(v, named, err);
     const char *rest = ".", *base = find_allowed(allowed, v->source, &rest);
     if (!base)
-        return check_source(v, allowed, err);
+        return check_source(v, allowed, named, err);
     cleanup_close int root = open(base, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (root < 0)
         return error_server(err, ERR_VOLUME_HOST_PATH_CREATE_FAILED, "volume \"%s\": %s: %s",
@@ -154,15 +186,15 @@ static int by_depth(const void *a, const void *b) {
     return (n > m) - (n < m);
 }
 
-int volumes_open(const struct sandbox_spec *spec, oci_list allowed, int user_namespace,
+int volumes_open(const struct sandbox_spec *spec, oci_list allowed, int named, int user_namespace,
                  struct volumes *ret, struct error *err) {
     struct volumes v = {.count = 0};
-    if (volumes_check(spec, allowed, err))
+    if (volumes_check(spec, allowed, named, err))
         return -1;
     for (size_t i = 0; i < spec->volume_count; i++) {
         const struct volume_spec *want = &spec->volumes[i];
         struct stat st;
-        cleanup_close int source = open_source(want, allowed, err);
+        cleanup_close int source = open_source(want, allowed, named, err);
         int tree = source < 0           ? -1
                    : fstat(source, &st) ? error_errno(err, errno, "%s", want->source)
                                         : 0;

@@ -26,10 +26,11 @@ struct volumes {
 
 // Checks paths alone, touches nothing: mountPath absolute and clean, not the sandbox's own mounts
 // or above them, no duplicates; host paths below an allowed directory. VOLUME:: codes.
-int volumes_check(const struct sandbox_spec *spec, oci_list allowed, struct error *err);
+// named: the directory of named volumes (named.h), -1: there are none.
+int volumes_check(const struct sandbox_spec *spec, oci_list allowed, int named, struct error *err);
 // user_namespace: -1, or the one whose ids the volumes are shown in. Missing directories are made
-// (0755, root).
-int volumes_open(const struct sandbox_spec *spec, oci_list allowed, int user_namespace,
+// (0755, root), but for a named volume's own.
+int volumes_open(const struct sandbox_spec *spec, oci_list allowed, int named, int user_namespace,
                  struct volumes *ret, struct error *err);
 void volumes_close(struct volumes *v); // zero-initialised is fine
 
