@@ -587,11 +587,13 @@ def test_a_full_disk_fails_the_create(tmp_path, registry):
         with images.small_disk(s.state / "disk", 30) as disk:
             configure(s, state_dir=str(disk / "state"))
             s.start()
-            for _ in range(2):
-                r = create(s, f"{registry.host}/team/large:1", auth=False)
-                assert r.status == 500 and r.json()["code"] == "OCI::DISK_FULL" and "space" in r.json()["message"], r
-                assert list((disk / "state/oci/images").iterdir()) == []
-            assert s.sandboxes() == []
-            s.stop()
+            try:
+                for _ in range(2):
+                    r = create(s, f"{registry.host}/team/large:1", auth=False)
+                    assert r.status == 500 and r.json()["code"] == "OCI::DISK_FULL" and "space" in r.json()["message"], r
+                    assert list((disk / "state/oci/images").iterdir()) == []
+                assert s.sandboxes() == []
+            finally:
+                s.stop()
     finally:
         s.remove()
