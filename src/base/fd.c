@@ -3,10 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/random.h"
+
+enum { LOCK_TRIES = 100, LOCK_PAUSE_MS = 20 };
 
 int fd_write_all(int fd, const void *data, size_t len) {
     for (const char *p = data; len;) {
@@ -98,4 +102,14 @@ int fd_replace_file(int at, const char *path, const void *data, size_t len, mode
         return error_errno(err, why, "%s", path);
     }
     return fd_sync_dir(at, dirname(parent)) ? error_errno(err, errno, "%s", path) : 0;
+}
+
+int fd_lock(int fd) {
+    const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000L};
+    for (int tries = 0; flock(fd, LOCK_EX | LOCK_NB); tries++) {
+        if (errno != EWOULDBLOCK || tries == LOCK_TRIES)
+            return -1;
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+    }
+    return 0;
 }

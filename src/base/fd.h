@@ -23,6 +23,9 @@ int fd_read_text(int at, const char *path, char *text, size_t size,
 // Writes "path.tmp-XXXX", syncs, renames over `path`, syncs the directory.
 int fd_replace_file(int at, const char *path, const void *data, size_t len, mode_t mode,
                     struct error *err);
+// An exclusive flock(2), tried for a moment: a child of a process that was killed holds its lock on
+// until its exec. 0, or -1 with errno (EWOULDBLOCK: somebody has it).
+int fd_lock(int fd);
 int fd_sync_dir(int at, const char *path);
 
 #endif

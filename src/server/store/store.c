@@ -4,10 +4,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/parse.h"
 #include "base/path.h"
@@ -180,7 +180,7 @@ static int take_lock(struct store *s, const char *path, struct error *err) {
     s->lock_fd = make_file(name, err);
     if (s->lock_fd < 0)
         return -1;
-    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    if (fd_lock(s->lock_fd) == 0)
         return 0;
     if (errno == EWOULDBLOCK)
         return error_set(err, EBUSY, "store %s is in use by another opensandbox-server", path);

@@ -349,7 +349,7 @@ static int take_lock(struct image_store *s, int dir, enum image_store_mode mode,
     cleanup_close int fd = openat(dir, "version", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return error_errno(err, errno, "%s/version", s->path);
-    if (mode == IMAGE_STORE_SERVER && flock(fd, LOCK_EX | LOCK_NB))
+    if (mode == IMAGE_STORE_SERVER && fd_lock(fd))
         return error_set(err, EBUSY, "another server uses %s; give each its own oci.state_dir",
                          s->path);
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
