@@ -2,6 +2,7 @@
 #include "../io/io_test.h"
 
 #include "execd/capture.h"
+#include "execd/handlers.h"
 
 struct scene {
     struct execd e;
@@ -40,6 +41,7 @@ static int begin(void **state) {
     (void)alarm(60);
     if (!s || loop_init(&s->e.loop, &err) < 0 || pipe(out) || pipe(errors))
         return -1;
+    (void)capture_room_start(&s->e, &err);
     output_space_init(&s->e.outputs);
     s->e.scratch = malloc(EXECD_SCRATCH);
     s->out = out[1];
@@ -53,6 +55,7 @@ static int end(void **state) {
     struct scene *s = *state;
     output_detach(&s->reader);
     capture_clear(&s->c);
+    capture_room_stop(&s->e);
     output_space_clear(&s->e.outputs);
     if (s->out >= 0)
         (void)close(s->out);
