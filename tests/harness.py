@@ -72,6 +72,7 @@ class Server:
         net = secrets.randbelow(64)
         self.sections = {
             "server": {"host": "127.0.0.1", "port": self.port, "api_key": self.key},
+            "console": {"port": 0},
             "runtime": {"type": "oci"},
             "oci": {"state_dir": str(self.state / "oci"), "network": f"10.{64 + net}.{secrets.randbelow(16) * 16}.0/20"},
             "store": {"path": str(self.state / "store" / "opensandbox.db")},

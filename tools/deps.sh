@@ -6,7 +6,7 @@ set -euo pipefail
 
 RUN="gcc g++ libc6-dev make meson ninja-build pkg-config git ca-certificates binutils
   libuv1-dev libjansson-dev libmd-dev libsqlite3-dev libcurl4-openssl-dev libseccomp-dev libhiredis-dev libtomlplusplus-dev
-  crun skopeo umoci xz-utils zstd nftables iproute2 mmdebstrap python3 curl"
+  crun skopeo umoci xz-utils zstd nftables iproute2 mmdebstrap python3 python3-yaml curl"
 TEST="clang clang-format clang-tidy libclang-rt-14-dev cppcheck pmccabe libcmocka-dev python3-venv runc wrk
   nginx-light redis-server docker-registry apache2-utils openssl busybox-static strace gdb procps vim-tiny
   docker.io podman netavark aardvark-dns uidmap slirp4netns fuse-overlayfs iptables"

@@ -249,10 +249,10 @@ void http_reply_refusal(struct http_exchange *x, unsigned status, const char *me
     static const struct {
         unsigned status;
         const char *code;
-    } codes[] = {{400, "BAD_REQUEST"},        {408, "REQUEST_TIMEOUT"}, {413, "BODY_TOO_LARGE"},
-                 {414, "TARGET_TOO_LONG"},    {431, "HEAD_TOO_LARGE"},  {501, "NOT_IMPLEMENTED"},
-                 {404, "NOT_FOUND"},          {503, "OVERLOADED"},      {508, "LOOP_DETECTED"},
-                 {405, "METHOD_NOT_ALLOWED"}, {500, "INTERNAL_ERROR"}};
+    } codes[] = {{400, "BAD_REQUEST"},       {408, "REQUEST_TIMEOUT"}, {413, "BODY_TOO_LARGE"},
+                 {414, "TARGET_TOO_LONG"},   {431, "HEAD_TOO_LARGE"},  {501, "NOT_IMPLEMENTED"},
+                 {404, "NOT_FOUND"},         {503, "OVERLOADED"},      {508, "LOOP_DETECTED"},
+                 {405, "METHOD_NOT_ALLOWED"}};
     static const struct http_head none = {
         .method = "-", .target = "-", .minor = 1, .content_length = -1};
     struct http_call *call = http_call_of(x);

@@ -51,6 +51,7 @@ struct config {
     // [log]
     char *log_level, *log_format, *log_file;
     bool log_file_enabled;
+    int64_t console_port;
     // [runtime]
     char *runtime, *execd_path;
     // [oci]

@@ -78,6 +78,9 @@ const struct config_key config_keys[] = {
     UNUSED("log", "file_max_bytes", "rotate with logrotate, copytruncate"),
     UNUSED("log", "file_backup_count", "rotate with logrotate, copytruncate"),
 
+    INT("console", "port", console_port, "8090", 0, 65535,
+        "TCP port, on server.host, of the page that shows the API; 0: none"),
+
     TEXT("runtime", "type", runtime, 0, "oci", "oci|docker|kubernetes",
          "what runs the sandboxes; kubernetes is not built yet"),
     TEXT("runtime", "execd_path", execd_path, CONFIG_PATH, NULL, NULL,

@@ -14,6 +14,7 @@
 #include "io/signals.h"
 #include "io/stream.h"
 #include "server/api/api.h"
+#include "server/api/resources/openapi.h"
 #include "server/cli.h"
 #include "server/doctor.h"
 #include "server/image_cli.h"
@@ -30,7 +31,7 @@ struct server {
     struct runtime *runtime;
     struct domain *domain;
     struct api api;
-    struct http_server *http;
+    struct http_server *http, *console;
     struct renew_queue *renewals;
     struct signal_watch terminate, interrupt;
     char execd[PATH_MAX];
@@ -251,6 +252,27 @@ static int open_domain(struct server *s, struct error *err) {
     return s->renewals ? 0 : -1;
 }
 
+static int listen_on(const struct config *c, int64_t port, struct error *err) {
+    const char *host = strcasecmp(c->host, "localhost") == 0 ? "127.0.0.1" : c->host;
+    return listen_tcp(host, (unsigned)port, (int)c->backlog, err);
+}
+
+// The page that shows the API. A port that is taken costs the page, not the server.
+static void open_console(struct server *s) {
+    struct http_server_settings settings;
+    struct error err = {0};
+    if (!s->config->console_port)
+        return;
+    console_serve(&settings);
+    int fd = listen_on(s->config, s->config->console_port, &err);
+    s->console = fd < 0 ? NULL : http_server_new(&s->loop, &settings, &err);
+    if (s->console && http_server_listen(s->console, fd, &err) == 0)
+        s->api.console_port = (unsigned)s->config->console_port;
+    else
+        log_warning("console.port %lld: %s; there is no page at /docs",
+                    (long long)s->config->console_port, err.message);
+}
+
 static int open_http(struct server *s, struct error *err) {
     const struct config *c = s->config;
     struct http_server_settings settings;
@@ -261,12 +283,12 @@ static int open_http(struct server *s, struct error *err) {
     if (!s->http)
         return -1;
     s->api.server = s->http;
-    int fd = listen_tcp(strcasecmp(c->host, "localhost") == 0 ? "127.0.0.1" : c->host,
-                        (unsigned)c->port, (int)c->backlog, err);
+    int fd = listen_on(c, c->port, err);
     if (fd < 0)
         return error_wrap(err, "server.host %s, server.port %lld", c->host, (long long)c->port);
     if (http_server_listen(s->http, fd, err) < 0)
         return -1;
+    open_console(s);
     if (signal_watch_start(&s->loop, &s->terminate, SIGTERM, on_terminate) < 0 ||
         signal_watch_start(&s->loop, &s->interrupt, SIGINT, on_interrupt) < 0)
         return error_set(err, EIO, "cannot watch signals");
@@ -276,6 +298,8 @@ static int open_http(struct server *s, struct error *err) {
 static void close_all(struct server *s) {
     signal_watch_stop(&s->terminate);
     signal_watch_stop(&s->interrupt);
+    if (s->console)
+        http_server_free(s->console);
     if (s->http)
         http_server_free(s->http);
     renew_queue_free(s->renewals);

@@ -24,7 +24,8 @@ struct api {
     size_t trusted_count;
     struct list held; // creates that came before the domain was ready
     struct traffic *traffic;
-    unsigned upstreams; // sandboxes that the proxy has reached
+    unsigned upstreams;    // sandboxes that the proxy has reached
+    unsigned console_port; // set by the caller; 0: there is no console
 };
 
 // Everything given must outlive it. Refuses addresses in server.trusted_proxies that are none.
@@ -52,6 +53,7 @@ bool api_is_key(const struct api *a, const char *text, size_t len); // constant 
 bool api_before(struct http_exchange *x);
 void api_no_route(struct http_exchange *x, const char *allowed);
 void api_finished(struct http_exchange *x);
+bool api_has_route(struct arena *a, const char *path); // for any method
 // For routes with a sandbox's id, called when the registry lets it go (proxy.c).
 void api_release(struct sandbox *sb, void *api);
 

@@ -183,7 +183,26 @@ static void reply_detail(struct http_exchange *x, enum error_id id, const char *
         json_pack("{s:s, s:s, s:s}", "code", error_code(id), "message", message, "detail", detail));
 }
 
+// A slash too many at the end: 307 to the path without, relative, so that it holds behind TLS too.
+static bool redirected(struct http_exchange *x) {
+    size_t len = strlen(x->path);
+    if (len < 2 || x->path[len - 1] != '/')
+        return false;
+    const char *path = arena_strndup(x->arena, x->path, len - 1);
+    if (!path || !api_has_route(x->arena, path))
+        return false;
+    const char *query = x->query && *x->query ? x->query : NULL;
+    const char *to = arena_printf(x->arena, "%s%s%s", path, query ? "?" : "", query ? query : "");
+    if (!to)
+        return false;
+    (void)http_reply_header(x, "Location", to);
+    http_reply_empty(x, 307);
+    return true;
+}
+
 void api_no_route(struct http_exchange *x, const char *allowed) {
+    if (!allowed && redirected(x))
+        return;
     if (!allowed) {
         reply_detail(x, ERR_NOT_FOUND, "no such route", "Not Found");
         return;

@@ -7,6 +7,8 @@
 void handle_health(struct http_exchange *x);
 void handle_ready(struct http_exchange *x);
 void handle_version(struct http_exchange *x);
+void handle_openapi(struct http_exchange *x);
+void handle_docs(struct http_exchange *x); // to the console
 void handle_metrics(struct http_exchange *x);
 void handle_metrics_event(struct http_exchange *x);
 

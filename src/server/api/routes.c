@@ -1,4 +1,5 @@
 #include "base/cleanup.h"
+#include "http/router.h"
 #include "server/api/api.h"
 #include "server/api/handlers.h"
 
@@ -11,26 +12,41 @@
 #define MOUNT    HTTP_ROUTE_MOUNT_ONLY
 #define SANDBOX  "/sandboxes/{sandbox_id}"
 
-static const char create_codes[] = "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
-                                   "SANDBOX::API_NOT_SUPPORTED POOL::NOT_FOUND POOL::EMPTY "
-                                   "SANDBOX::INVALID_METADATA_LABEL VOLUME::INVALID_BACKEND "
-                                   "VOLUME::INVALID_MOUNT_PATH VOLUME::HOST_PATH_NOT_ALLOWED "
-                                   "%::INVALID_ENTRYPOINT %::IMAGE_NOT_FOUND %::IMAGE_UNAUTHORIZED "
-                                   "%::IMAGE_INVALID %::IMAGE_PULL_FAILED "
-                                   "%::SANDBOX_START_FAILED %::DISK_FULL SANDBOX::TOO_MANY "
-                                   "SANDBOX::IDEMPOTENCY_CONFLICT";
+static const char create_codes[] =
+    "INVALID_REQUEST SANDBOX::INVALID_PARAMETER SANDBOX::API_NOT_SUPPORTED "
+    "SANDBOX::INVALID_METADATA_LABEL SANDBOX::TOO_MANY SANDBOX::IDEMPOTENCY_CONFLICT OVERLOADED "
+    "POOL::NOT_FOUND POOL::EMPTY SNAPSHOT::NOT_FOUND SNAPSHOT::NOT_READY "
+    "SNAPSHOT::INVALID_RESTORE_CONFIG %::INVALID_ENTRYPOINT %::IMAGE_NOT_FOUND "
+    "%::IMAGE_UNAUTHORIZED %::IMAGE_INVALID %::IMAGE_PULL_FAILED %::SANDBOX_IMAGE_PULL_FAILED "
+    "%::SANDBOX_START_FAILED %::SANDBOX_EXECD_DISTRIBUTION_FAILED %::UNAVAILABLE %::DISK_FULL "
+    "VOLUME::DUPLICATE_NAME VOLUME::INVALID_MOUNT_PATH VOLUME::INVALID_SUB_PATH "
+    "VOLUME::INVALID_HOST_PATH VOLUME::HOST_PATH_NOT_ALLOWED VOLUME::HOST_PATH_CREATE_FAILED "
+    "VOLUME::UNSUPPORTED_BACKEND VOLUME::INVALID_PVC_NAME VOLUME::PVC_NOT_FOUND "
+    "VOLUME::PVC_INSPECT_FAILED "
+    "VOLUME::PVC_SUBPATH_UNSUPPORTED_DRIVER";
+static const char template_codes[] =
+    "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
+    "SANDBOX::INVALID_METADATA_LABEL POOL::ALREADY_EXISTS SANDBOX::TOO_MANY OVERLOADED "
+    "%::INVALID_ENTRYPOINT VOLUME::DUPLICATE_NAME VOLUME::INVALID_MOUNT_PATH "
+    "VOLUME::INVALID_SUB_PATH VOLUME::INVALID_HOST_PATH VOLUME::HOST_PATH_NOT_ALLOWED "
+    "VOLUME::UNSUPPORTED_BACKEND";
+static const char update_codes[] =
+    "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
+    "SANDBOX::INVALID_METADATA_LABEL POOL::NOT_FOUND OVERLOADED %::INVALID_ENTRYPOINT "
+    "VOLUME::DUPLICATE_NAME VOLUME::INVALID_MOUNT_PATH VOLUME::INVALID_SUB_PATH "
+    "VOLUME::INVALID_HOST_PATH VOLUME::HOST_PATH_NOT_ALLOWED VOLUME::UNSUPPORTED_BACKEND";
 static const char proxy_codes[] = "%::SANDBOX_NOT_FOUND %::INVALID_PORT SANDBOX::INVALID_PARAMETER "
                                   "SANDBOX::PENDING SANDBOX::PAUSED SANDBOX::NOT_RUNNING "
+                                  "SANDBOX::NOT_IMPLEMENTED SANDBOX::INTERNAL_ERROR "
                                   "MISSING_OR_INVALID_EXECD_TOKEN MISSING_OR_INVALID_SECURE_ACCESS "
                                   "BACKEND_CONNECTION_FAILED BACKEND_RESPONSE_FAILED "
-                                  "BACKEND_TIMEOUT OVERLOADED";
-static const char diagnostics_codes[] = "INVALID_REQUEST %::SANDBOX_NOT_FOUND OVERLOADED";
+                                  "BACKEND_TIMEOUT OVERLOADED NOT_READY";
+static const char diagnostics_codes[] =
+    "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND OVERLOADED";
 static const char diagnostics_scoped[] =
-    "INVALID_REQUEST DIAGNOSTICS_SCOPE_UNSUPPORTED %::SANDBOX_NOT_FOUND OVERLOADED";
-static const char pool_codes[] =
-    "INVALID_REQUEST POOL::NOT_FOUND POOL::ALREADY_EXISTS SANDBOX::INVALID_PARAMETER "
-    "SANDBOX::API_NOT_SUPPORTED SANDBOX::INVALID_METADATA_LABEL %::INVALID_ENTRYPOINT "
-    "VOLUME::INVALID_MOUNT_PATH VOLUME::HOST_PATH_NOT_ALLOWED SANDBOX::TOO_MANY OVERLOADED";
+    "INVALID_REQUEST DIAGNOSTICS_SCOPE_UNSUPPORTED SANDBOX::INVALID_PARAMETER "
+    "%::SANDBOX_NOT_FOUND OVERLOADED";
+static const char inspect_codes[] = "SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND OVERLOADED";
 static const char later[] = "SANDBOX::NOT_IMPLEMENTED";
 static const char templates[] = "FSB::API_NOT_SUPPORTED";
 
@@ -39,25 +55,29 @@ static const struct http_route routes[] = {
     {"GET", "/livez", handle_health, BUFFERED, OPEN | ROOT, ""},
     {"GET", "/readyz", handle_ready, BUFFERED, OPEN | ROOT, "NOT_READY"},
     {"GET", "/version", handle_version, BUFFERED, OPEN | ROOT, ""},
-    {"GET", "/openapi.json", handle_not_built, BUFFERED, OPEN | ROOT, later},
-    {"GET", "/docs", handle_not_built, BUFFERED, OPEN | ROOT, later},
-    {"GET", "/redoc", handle_not_built, BUFFERED, OPEN | ROOT, later},
+    {"GET", "/openapi.json", handle_openapi, BUFFERED, OPEN | ROOT, ""},
+    {"GET", "/docs", handle_docs, BUFFERED, OPEN | ROOT, "NOT_FOUND"},
+    {"GET", "/redoc", handle_docs, BUFFERED, OPEN | ROOT, "NOT_FOUND"},
     {"GET", "/metrics", handle_metrics, BUFFERED, ROOT, ""},
-    {"POST", "/metrics/events", handle_metrics_event, BUFFERED, MOUNT, "INVALID_REQUEST"},
+    {"POST", "/metrics/events", handle_metrics_event, BUFFERED, MOUNT,
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER"},
 
     {"POST", "/sandboxes", handle_create, BUFFERED, 0, create_codes},
-    {"GET", "/sandboxes", handle_list, BUFFERED, 0, "INVALID_REQUEST INVALID_METADATA_FORMAT"},
+    {"GET", "/sandboxes", handle_list, BUFFERED, 0,
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER INVALID_METADATA_FORMAT"},
     {"GET", SANDBOX, handle_get, BUFFERED, 0, "%::SANDBOX_NOT_FOUND"},
     {"DELETE", SANDBOX, handle_delete, BUFFERED, 0,
      "%::SANDBOX_NOT_FOUND %::SANDBOX_DELETE_FAILED"},
     {"PATCH", SANDBOX "/metadata", handle_patch_metadata, BUFFERED, 0,
-     "INVALID_REQUEST %::SANDBOX_NOT_FOUND INVALID_METADATA_LABEL SANDBOX::INVALID_METADATA_LABEL"},
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND INVALID_METADATA_LABEL "
+     "SANDBOX::INVALID_METADATA_LABEL OVERLOADED"},
     {"POST", SANDBOX "/pause", handle_pause, BUFFERED, 0,
-     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_RUNNING %::SANDBOX_PAUSE_FAILED SANDBOX::PENDING"},
+     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_RUNNING %::SANDBOX_PAUSE_FAILED OVERLOADED"},
     {"POST", SANDBOX "/resume", handle_resume, BUFFERED, 0,
-     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_PAUSED %::SANDBOX_RESUME_FAILED SANDBOX::PENDING"},
+     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_PAUSED %::SANDBOX_RESUME_FAILED OVERLOADED"},
     {"POST", SANDBOX "/renew-expiration", handle_renew, BUFFERED, 0,
-     "INVALID_REQUEST %::SANDBOX_NOT_FOUND %::INVALID_EXPIRATION"},
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND %::INVALID_EXPIRATION "
+     "OVERLOADED"},
     {"GET", SANDBOX "/endpoints/{port}", handle_endpoint, BUFFERED, 0,
      "INVALID_REQUEST SANDBOX::INVALID_PARAMETER SANDBOX::API_NOT_SUPPORTED %::INVALID_PORT "
      "%::SANDBOX_NOT_FOUND"},
@@ -65,15 +85,15 @@ static const struct http_route routes[] = {
     {"*", "/route/{sandbox_id}/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes},
 
     {"POST", SANDBOX "/snapshots", handle_snapshot_create, BUFFERED, 0,
-     "INVALID_REQUEST %::SANDBOX_NOT_FOUND SNAPSHOT::INVALID_SOURCE_STATE "
-     "SNAPSHOT::NOT_IMPLEMENTED"},
-    {"GET", "/snapshots", handle_snapshot_list, BUFFERED, 0, "INVALID_REQUEST"},
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND "
+     "SNAPSHOT::INVALID_SOURCE_STATE SNAPSHOT::NOT_IMPLEMENTED OVERLOADED"},
+    {"GET", "/snapshots", handle_snapshot_list, BUFFERED, 0,
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER"},
     {"GET", "/snapshots/{snapshot_id}", handle_snapshot_get, BUFFERED, 0, "SNAPSHOT::NOT_FOUND"},
     {"DELETE", "/snapshots/{snapshot_id}", handle_snapshot_delete, BUFFERED, 0,
-     "SNAPSHOT::NOT_FOUND SNAPSHOT::INVALID_STATE SNAPSHOT::DELETE_CONFLICT"},
+     "SNAPSHOT::NOT_FOUND SNAPSHOT::INVALID_STATE SNAPSHOT::DELETE_CONFLICT OVERLOADED"},
     {"GET", SANDBOX "/diagnostics/logs", handle_diagnostics_logs, BUFFERED, 0, diagnostics_scoped},
-    {"GET", SANDBOX "/diagnostics/inspect", handle_diagnostics_inspect, BUFFERED, 0,
-     diagnostics_codes},
+    {"GET", SANDBOX "/diagnostics/inspect", handle_diagnostics_inspect, BUFFERED, 0, inspect_codes},
     {"GET", SANDBOX "/diagnostics/events", handle_diagnostics_events, BUFFERED, 0,
      diagnostics_scoped},
     {"GET", SANDBOX "/diagnostics/summary", handle_diagnostics_summary, BUFFERED, 0,
@@ -82,10 +102,10 @@ static const struct http_route routes[] = {
     {"PUT", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
     {"PATCH", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
     {"DELETE", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
-    {"POST", "/pools", handle_pool_create, BUFFERED, 0, pool_codes},
+    {"POST", "/pools", handle_pool_create, BUFFERED, 0, template_codes},
     {"GET", "/pools", handle_pool_list, BUFFERED, 0, ""},
     {"GET", "/pools/{pool_name}", handle_pool_get, BUFFERED, 0, "POOL::NOT_FOUND"},
-    {"PUT", "/pools/{pool_name}", handle_pool_update, BUFFERED, 0, pool_codes},
+    {"PUT", "/pools/{pool_name}", handle_pool_update, BUFFERED, 0, update_codes},
     {"DELETE", "/pools/{pool_name}", handle_pool_delete, BUFFERED, 0, "POOL::NOT_FOUND OVERLOADED"},
     {"POST", "/templates", handle_template, BUFFERED, 0, templates},
     {"GET", "/templates", handle_template, BUFFERED, 0, templates},
@@ -104,8 +124,16 @@ void handle_template(struct http_exchange *x) {
                "templates belong to a micro-VM backend that this server does not have");
 }
 
+static const char *const mounts[] = {"/v1", NULL};
+
+bool api_has_route(struct arena *a, const char *path) {
+    const struct http_server_settings s = {
+        .routes = routes, .route_count = ARRAY_SIZE(routes), .mounts = mounts};
+    struct http_match m = {0};
+    return http_router_match(&s, a, "GET", path, &m) == 0 && (m.route || m.allowed);
+}
+
 void api_serve(struct api *a, struct http_server_settings *s) {
-    static const char *const mounts[] = {"/v1", NULL};
     http_server_defaults(s);
     s->routes = routes;
     s->route_count = ARRAY_SIZE(routes);

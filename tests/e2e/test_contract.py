@@ -1,0 +1,463 @@
+"""api/lifecycle.yaml and api/diagnostics.yaml against the route table, the table of errors, and what a server really answers on each
+runtime, both ways: what is served and not documented fails, and so does what is documented and not served."""
+import json
+import re
+import secrets
+import socket
+import time
+
+import pytest
+
+import contract
+import engines
+import harness
+
+API = harness.ROOT / "api"
+FILES = (API / "lifecycle.yaml", API / "diagnostics.yaml")
+PREFIX = {"oci": "OCI::", "docker": "DOCKER::"}
+GUARD = {"MISSING_API_KEY", "INVALID_API_KEY", "FORBIDDEN_ORIGIN", "NOT_READY", "SANDBOX::INTERNAL_ERROR"}  # of every guarded route
+DOCUMENT = contract.Document(*FILES)
+
+
+# ---- the tables of the source ----
+
+def table():
+    """{(method, documented path): (codes, open)} of routes.c."""
+    text = (harness.ROOT / "src/server/api/routes.c").read_text()
+    literal = r'"[^"]*"(?:\s+"[^"]*")*'
+    join = lambda words: "".join(re.findall(r'"([^"]*)"', words))
+    names = {n: join(v) for n, v in re.findall(rf"static const char (\w+)\[\] =\s*({literal});", text)}
+    body = text[text.index("static const struct http_route routes[]"):]
+    body = re.sub(r"//[^\n]*", "", body[:body.index("\n};")]).replace("SANDBOX ", '"/sandboxes/{sandbox_id}" ')
+    body = re.sub(r"\bSANDBOX,", '"/sandboxes/{sandbox_id}",', body)
+    rows = {}
+    for method, pattern, flags, codes in re.findall(
+            rf'\{{("[^"]+"), ({literal}), \w+,\s*\w+,\s*([\w| ]+),\s*({literal}|\w+)\}}', body):
+        path = ("" if re.search(r"\bROOT\b", flags) else "/v1") + join(pattern).replace("/*", "/{rest}")
+        rows[join(method), path] = set((join(codes) if codes[0] == '"' else names[codes]).split()), "OPEN" in flags
+    assert len(rows) == len(re.findall(r"\bhandle_\w+,", body)), "a row that this test cannot read"
+    return rows
+
+
+def errors():
+    """{code: status} of errors.def."""
+    text = (harness.ROOT / "src/server/errors.def").read_text()
+    return {c: int(s) for c, s in re.findall(r'^ERROR_CODE\(\w+, "([^"]+)", (\d+),', text, re.M)}
+
+
+TABLE = table()
+
+
+def test_routes():
+    assert set(TABLE) == set(DOCUMENT.operations), set(TABLE) ^ set(DOCUMENT.operations)
+    ids = [o["operationId"] for o in DOCUMENT.operations.values()]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("route", sorted(TABLE), ids=" ".join)
+def test_codes_and_key(route):
+    codes, is_open = TABLE[route]
+    assert DOCUMENT.codes(route) - (set() if is_open else GUARD - codes) == codes
+    assert (DOCUMENT.operations[route].get("security") == []) == is_open
+    assert is_open or GUARD <= DOCUMENT.codes(route)
+
+
+def test_every_error_has_a_place():
+    """No code is documented that the table of errors lacks, and none of the table is without a route."""
+    transport = set(DOCUMENT.tree["x-transport-codes"])
+    told = {c for route in TABLE for c in DOCUMENT.codes(route)} | transport
+    assert told == set(errors()), told ^ set(errors())
+    text = (harness.ROOT / "src/http/exchange.c").read_text()
+    text = text[text.index("codes[] = {"):]
+    assert transport == set(re.findall(r'\{\d{3}, "([A-Z_]+)"\}', text[:text.index("};")]))
+
+
+# ---- servers ----
+
+class Example:
+    """One request after the other against one server; each reply is checked."""
+
+    def __init__(self, kind, server, engine):
+        self.kind, self.server, self.engine = kind, server, engine
+        self.document = contract.Document(*FILES)
+
+    def code(self, code):
+        return code.replace(PREFIX[self.kind], "%::")
+
+    def __call__(self, method, path, /, query="", body=None, any_method=False, **kw):
+        """`path` is the document's, with {names} filled from the keywords that it holds."""
+        names = {n: kw.pop(n) for n in re.findall(r"\{(\w+)\}", path)}
+        r = self.server.request(method, path.format(**names) + query, body=body, **kw)
+        self.document.check(("*" if any_method else method, path), r, self.code)
+        assert r.headers["X-Request-ID"], (method, path)
+        return r
+
+
+@pytest.fixture(scope="module", params=["oci", "docker"])
+def x(request):
+    engine = None
+    config = {"storage": {}, "server": {"sandboxes_max": 8}, "console": {"port": harness.free_port()}}
+    try:
+        if request.param == "docker":
+            engine = engines.Dockerd()
+            engine.start()
+            engine.import_base()
+            server = engines.docker_server(engine)
+            for section, values in config.items():
+                server.sections.setdefault(section, {}).update(values)
+        else:
+            server = harness.Server(config={**config, "oci": {"registries": ["127.0.0.1:1"], "insecure_registries": ["127.0.0.1:1"]}})
+        try:
+            volumes = server.state / "volumes"
+            volumes.mkdir()
+            server.sections["storage"]["allowed_host_paths"] = [str(volumes)]
+            server.write_config()
+            if request.param == "oci":
+                server.import_base()
+            server.start()
+            yield Example(request.param, server, engine)
+        finally:
+            server.remove()
+    finally:
+        if engine:
+            engine.remove()
+
+
+SANDBOX = "/v1/sandboxes/{sandbox_id}"
+BODY = {"image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "resourceLimits": {"cpu": "1", "memory": "256Mi"}, "timeout": 600}
+CAPACITY = {"bufferMin": 0, "bufferMax": 1, "poolMin": 0, "poolMax": 1}
+TEXT = {"raw": b"{\"name\": \"\xff\"}", "headers": {"Content-Type": "application/json"}}  # not UTF-8
+MANY = "?" + "&".join(f"a{i}=1" for i in range(5000))
+
+
+def wait_state(x, sandbox_id, wanted):
+    harness.wait_until(lambda: x("GET", SANDBOX, sandbox_id=sandbox_id).json()["status"]["state"] == wanted, wanted)
+
+
+def server_examples(x):
+    for path in ("/health", "/livez", "/readyz", "/version", "/openapi.json"):
+        x("GET", path, key=None)
+    document = x("GET", "/openapi.json", key=None).json()
+    assert document["paths"].keys() == DOCUMENT.tree["paths"].keys() and document["info"]["title"] == "OpenSandbox Lifecycle API"
+    for path in ("/docs", "/redoc"):
+        location = x("GET", path, key=None).headers["Location"]
+        assert location == f"http://127.0.0.1:{x.server.sections['console']['port']}{path}"
+    assert b"opensandbox_sandboxes" in x("GET", "/metrics").body
+    event = {"eventType": "sandbox.create", "createDurationMs": 1, "success": True}
+    x("POST", "/v1/metrics/events", body=event)
+    x("POST", "/v1/metrics/events", body={})
+    x("POST", "/v1/metrics/events", **TEXT)
+    for method, path in TABLE:
+        if path.endswith("/networkpolicy"):
+            x(method, path, sandbox_id="none")
+        if path.startswith("/v1/templates"):
+            x(method, path, **({"template_id": "none"} if "{" in path else {}))
+
+
+def create_examples(x):
+    create = lambda expect, **kw: refused(x, expect, {**BODY, **kw})
+    volume = lambda **kw: [{"name": "a", "mountPath": "/a", **kw}]
+    volumes = x.server.sections["storage"]["allowed_host_paths"][0]
+    x("POST", "/v1/sandboxes", **TEXT)
+    x("POST", "/v1/sandboxes", body={})
+    create("SANDBOX::INVALID_PARAMETER", lifecycle={})
+    create("SANDBOX::API_NOT_SUPPORTED", image=None, entrypoint=None, resourceLimits=None, templateId="t")
+    create("SANDBOX::INVALID_METADATA_LABEL", metadata={"a b": "c"})
+    create("POOL::NOT_FOUND", extensions={"poolRef": "none"})
+    create("SNAPSHOT::NOT_FOUND", image=None, snapshotId="none")
+    create("%::INVALID_ENTRYPOINT", entrypoint=[""])
+    create("%::IMAGE_NOT_FOUND", image={"uri": "Not A Reference"})
+    create("VOLUME::DUPLICATE_NAME", volumes=[{"name": "a", "mountPath": p, "host": {"path": volumes}} for p in ("/a", "/b")])
+    create("VOLUME::INVALID_MOUNT_PATH", volumes=volume(mountPath="/proc", host={"path": volumes}))
+    create("VOLUME::INVALID_SUB_PATH", volumes=volume(subPath="../x", host={"path": volumes}))
+    create("VOLUME::INVALID_HOST_PATH", volumes=volume(host={"path": volumes + "/../x"}))
+    create("VOLUME::HOST_PATH_NOT_ALLOWED", volumes=volume(host={"path": "/etc"}))
+    create("VOLUME::UNSUPPORTED_BACKEND", volumes=volume(ossfs={"bucket": "abc", "endpoint": "x"}))
+    if x.kind == "docker":
+        create("VOLUME::PVC_NOT_FOUND", volumes=volume(pvc={"claimName": "none", "createIfNotExists": False}))
+    create("%::SANDBOX_START_FAILED" if x.kind == "docker" else "%::INVALID_ENTRYPOINT", entrypoint=["/no/such/program"])
+    create("%::SANDBOX_IMAGE_PULL_FAILED" if x.kind == "docker" else "%::IMAGE_PULL_FAILED", image={"uri": "127.0.0.1:1/none:x"})
+    full = {**BODY, "platform": {"os": "linux", "arch": "amd64"}, "metadata": {"team": "blue"},
+            "extensions": {"opensandbox.extensions.a": "b"}}
+    key = {"Idempotency-Key": secrets.token_hex(8)}
+    made = x("POST", "/v1/sandboxes", body=full, headers=key).json()
+    assert x("POST", "/v1/sandboxes", body=full, headers=key).json()["id"] == made["id"]
+    r = x("POST", "/v1/sandboxes", body=BODY, headers=key)
+    assert r.json()["code"] == "SANDBOX::IDEMPOTENCY_CONFLICT"
+    x("GET", SANDBOX, sandbox_id=made["id"])
+    x("DELETE", SANDBOX, sandbox_id=made["id"])
+
+
+def refused(x, expect, body):
+    r = x("POST", "/v1/sandboxes", body={k: v for k, v in body.items() if v is not None})
+    assert x.code(r.json()["code"]) == expect, r
+
+
+def sandbox_examples(x):
+    made = x("POST", "/v1/sandboxes", body={**BODY, "metadata": {"team": "blue"}}).json()["id"]
+    forever = x("POST", "/v1/sandboxes", body={k: v for k, v in BODY.items() if k != "timeout"}).json()["id"]
+    x("GET", "/v1/sandboxes", "?pageSize=1&state=running&metadata=team%3Dblue")
+    for query in ("?page=0", "?metadata=x", MANY):
+        x("GET", "/v1/sandboxes", query)
+    metadata = SANDBOX + "/metadata"
+    for body in ({"a": "b", "team": None}, {"a": 1}, {"opensandbox.io/a": "b"}, {"a b": "c"}):
+        x("PATCH", metadata, sandbox_id=made, body=body)
+    x("PATCH", metadata, sandbox_id=made, **TEXT)
+    renew, ahead = SANDBOX + "/renew-expiration", {"expiresAt": time.time() + 900}
+    for sandbox_id, body in ((made, ahead), (made, {}), (made, {"expiresAt": 1}), (forever, ahead)):
+        x("POST", renew, sandbox_id=sandbox_id, body=body)
+    x("POST", renew, sandbox_id=made, **TEXT)
+    x("POST", SANDBOX + "/resume", sandbox_id=made)
+    x("POST", SANDBOX + "/pause", sandbox_id=made)
+    wait_state(x, made, "Paused")
+    x("POST", SANDBOX + "/pause", sandbox_id=made)
+    proxy = lambda path, **kw: x("GET", path, any_method=True, key=None, **{"rest": "", **kw})
+    for path in (SANDBOX + "/proxy/{port}/{rest}", "/v1/route/{sandbox_id}/{port}/{rest}"):
+        proxy(path, sandbox_id=made, port=8000)
+        proxy(path, sandbox_id="none", port=8000)
+        proxy(path, sandbox_id=forever, port=0)
+        proxy(path, sandbox_id=forever, port=8000, rest="../x", headers={"OPEN-SANDBOX-API-KEY": x.server.key})
+        proxy(path, sandbox_id=forever, port=8000)
+        proxy(path, sandbox_id=forever, port=44772, rest="metrics")
+    x("POST", SANDBOX + "/resume", sandbox_id=made)
+    wait_state(x, made, "Running")
+    endpoint = SANDBOX + "/endpoints/{port}"
+    for port, query in ((80, ""), (44772, ""), (0, ""), (80, "?expires=1"), (80, "?expires=1&use_server_proxy=1"), ("x", "")):
+        x("GET", endpoint, query, sandbox_id=made, port=port)
+    for sandbox_id in (made, forever):
+        x("DELETE", SANDBOX, sandbox_id=sandbox_id)
+    for method, path in TABLE:
+        if path.startswith(SANDBOX) and "proxy" not in path and "networkpolicy" not in path:
+            names = {"sandbox_id": "none", **({"port": 80} if "{port}" in path else {})}
+            body = {"PATCH": {}, "POST": ahead}.get(method)
+            x(method, path, body=body, **names)
+
+
+def service_examples(x):
+    """What a service in the sandbox brings about, and a token."""
+    proxy = [SANDBOX + "/proxy/{port}/{rest}", "/v1/route/{sandbox_id}/{port}/{rest}"]
+    broken = "import socket\ns = socket.socket(); s.bind(('127.0.0.1', 8000)); s.listen()\nwhile 1: s.accept()[0].close()"
+    body = {**BODY, "secureAccess": True, "entrypoint": ["python3", "-c", broken]}
+    made = x("POST", "/v1/sandboxes", body=body).json()["id"]
+    ended = x("POST", "/v1/sandboxes", body={**BODY, "entrypoint": ["sh", "-c", "sleep 0.2"]}).json()["id"]
+    wait_state(x, ended, "Terminated")
+    failed = x("POST", "/v1/sandboxes", body={**BODY, "entrypoint": ["sh", "-c", "sleep 0.2; exit 3"]}).json()["id"]
+    wait_state(x, failed, "Failed")
+    headers = x("GET", SANDBOX + "/endpoints/{port}", sandbox_id=made, port=8000).json()["headers"]
+    for path in proxy:
+        ask = lambda port, **kw: x("GET", path, any_method=True, key=None, sandbox_id=kw.pop("sandbox_id", made), port=port, rest="", **kw)
+        assert ask(8000).json()["code"] == "MISSING_OR_INVALID_SECURE_ACCESS"
+        assert ask(8000, headers=headers).json()["code"] in ("BACKEND_RESPONSE_FAILED", "BACKEND_CONNECTION_FAILED")
+        harness.wait_until(lambda: ask(8000, headers=headers).json()["code"] == "BACKEND_RESPONSE_FAILED", "the service listens")
+        ask(18080, headers=headers)
+        assert ask(8000, sandbox_id=ended).json()["code"] == "SANDBOX::NOT_RUNNING"
+    r = x("POST", SANDBOX + "/snapshots", sandbox_id=ended)
+    assert r.json()["code"] == "SNAPSHOT::INVALID_SOURCE_STATE"
+    for sandbox_id in (made, ended, failed):
+        x("DELETE", SANDBOX, sandbox_id=sandbox_id)
+
+
+def snapshot_examples(x):
+    source = x("POST", "/v1/sandboxes", body=BODY).json()["id"]
+    create, one = SANDBOX + "/snapshots", "/v1/snapshots/{snapshot_id}"
+    r = x("POST", create, sandbox_id=source, body={"name": "n"})
+    snapshot = r.json()["id"]
+    assert r.headers["Location"] == f"/v1/snapshots/{snapshot}"
+    refuse = x("DELETE", one, snapshot_id=snapshot)
+    assert refuse.status == 409, refuse
+    x("POST", create, sandbox_id=source, body={"name": 1})
+    x("POST", create, sandbox_id=source, **TEXT)
+    harness.wait_until(lambda: x("GET", one, snapshot_id=snapshot).json()["status"]["state"] == "Ready", "the snapshot is ready")
+    for query in ("", "?page=0", MANY):
+        x("GET", "/v1/snapshots", query)
+    restored = x("POST", "/v1/sandboxes", body={"snapshotId": snapshot, "resourceLimits": {}}).json()["id"]
+    assert x("GET", SANDBOX, sandbox_id=restored).json()["snapshotId"] == snapshot
+    assert x("DELETE", one, snapshot_id=snapshot).json()["code"] == "SNAPSHOT::DELETE_CONFLICT"
+    for sandbox_id in (restored, source):
+        x("DELETE", SANDBOX, sandbox_id=sandbox_id)
+    harness.wait_until(lambda: x("DELETE", one, snapshot_id=snapshot).status == 204, "the snapshot can go")
+    for method in ("GET", "DELETE"):
+        x(method, one, snapshot_id="none")
+
+
+def diagnostics_examples(x):
+    made = x("POST", "/v1/sandboxes", body=BODY).json()["id"]
+    for page, queries in {"logs": ["", "?scope=container", "?scope=all", "?scope=x", "?tail=0", MANY], "inspect": ["", MANY],
+                          "events": ["", "?scope=runtime", "?scope=x", "?limit=0", MANY], "summary": ["", "?tail=0", MANY]}.items():
+        for query in queries:
+            x("GET", f"{SANDBOX}/diagnostics/{page}", query, sandbox_id=made)
+    x("DELETE", SANDBOX, sandbox_id=made)
+
+
+def pool_examples(x):
+    one = "/v1/pools/{pool_name}"
+    create = lambda **kw: x("POST", "/v1/pools", body={"name": "p", "capacitySpec": CAPACITY, "template": {"image": BODY["image"]}, **kw})
+    put = lambda name="p", **kw: x("PUT", one, pool_name=name, body={"capacitySpec": CAPACITY, **kw})
+    volumes = x.server.sections["storage"]["allowed_host_paths"][0]
+    volume = lambda **kw: [{"name": "a", "mountPath": "/a", "host": {"path": volumes}, **kw}]
+    bad = [{"lifecycle": {}}, {"metadata": {"a b": "c"}}, {"entrypoint": [""]}, {"volumes": volume() + volume(mountPath="/b")},
+           {"volumes": volume(mountPath="/proc")}, {"volumes": volume(subPath="..")}, {"volumes": volume(host={"path": volumes + "/../x"})},
+           {"volumes": volume(host={"path": "/etc"})}, {"volumes": volume(host=None, ossfs={"bucket": "abc", "endpoint": "x"})}]
+    assert create().status == 201
+    assert create().json()["code"] == "POOL::ALREADY_EXISTS"
+    for template in [{"image": BODY["image"], **b} for b in bad]:
+        create(name="q", template=template)
+        put(template=template)
+    create(name="")
+    x("POST", "/v1/pools", **TEXT)
+    x("PUT", one, pool_name="p", **TEXT)
+    x("GET", "/v1/pools")
+    x("GET", one, pool_name="p")
+    put()
+    put(capacitySpec={})
+    pooled = {"extensions": {"poolRef": "p"}, "timeout": 600}
+    made = x("POST", "/v1/sandboxes", body=pooled).json()["id"]
+    assert x("GET", SANDBOX, sandbox_id=made).json()["allocation"]["poolRef"] == "p"
+    r = x("POST", "/v1/sandboxes", body=pooled)
+    assert r.json()["code"] == "POOL::EMPTY" and int(r.headers["Retry-After"]) > 0, r
+    x("DELETE", SANDBOX, sandbox_id=made)
+    x("DELETE", one, pool_name="p")
+    for method in ("GET", "DELETE"):
+        x(method, one, pool_name="none")
+    put(name="none")
+
+
+def full_examples(x):
+    """As many as may be, and one more."""
+    made = []
+    while (r := x("POST", "/v1/sandboxes", body=BODY)).status == 202:
+        made.append(r.json()["id"])
+        assert len(made) <= 8
+    assert r.status == 429 and r.json()["code"] == "SANDBOX::TOO_MANY" and int(r.headers["Retry-After"]) > 0, r
+    for sandbox_id in made:
+        x("DELETE", SANDBOX, sandbox_id=sandbox_id)
+
+
+EXAMPLES = [server_examples, create_examples, sandbox_examples, service_examples, snapshot_examples, diagnostics_examples, pool_examples,
+            full_examples]
+
+
+@pytest.mark.parametrize("examples", EXAMPLES, ids=lambda f: f.__name__)
+def test_replies(x, examples):
+    examples(x)
+
+
+def names_of(path):
+    return {n: "1" for n in re.findall(r"\{(\w+)\}", path)}
+
+
+def test_without_the_key(x):
+    for (method, path), (_, is_open) in TABLE.items():
+        if is_open:
+            continue
+        assert x(method, path, key=None, **names_of(path)).json()["code"] == "MISSING_API_KEY"
+        assert x(method, path, key="wrong", **names_of(path)).json()["code"] == "INVALID_API_KEY"
+
+
+def test_pages_of_others(x):
+    """A server without a key refuses what a web page may have sent."""
+    own, x.server = x.server, harness.Server(config={"server": {"api_key": ""}}, env={"OPENSANDBOX_INSECURE_SERVER": "YES"})
+    try:
+        x.server.sections["runtime"] = {"type": "oci"}
+        x.server.start()
+        for (method, path), (_, is_open) in TABLE.items():
+            if not is_open:
+                r = x(method, path, key=None, headers={"Origin": "http://evil.example"}, **names_of(path))
+                assert r.json()["code"] == "FORBIDDEN_ORIGIN"
+        for path in ("/docs", "/redoc"):  # this server has no console
+            assert x("GET", path, key=None).status == 404
+    finally:
+        x.server.remove()
+        x.server = own
+
+
+def raw(server, data):
+    with socket.create_connection(("127.0.0.1", server.port), 10) as s:
+        s.sendall(data)
+        reply = b""
+        while chunk := s.recv(65536):
+            reply += chunk
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["code"]
+
+
+def test_connection(x):
+    """What the connection itself refuses, and the router."""
+    s = x.server
+    assert raw(s, b"GET / HTTP/1.1\r\n\r\n") == (400, "BAD_REQUEST")
+    assert raw(s, b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n") == (414, "TARGET_TOO_LONG")
+    assert raw(s, b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200000 + b"\r\n\r\n") == (431, "HEAD_TOO_LARGE")
+    assert raw(s, b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n") == (501, "NOT_IMPLEMENTED")
+    assert raw(s, b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nOPEN-SANDBOX-API-KEY: " + s.key.encode() +
+               b"\r\nContent-Length: 99999999999\r\n\r\n") == (413, "BODY_TOO_LARGE")
+    r = s.request("GET", "/v1/none")
+    assert (r.status, r.json()["code"], r.json()["detail"]) == (404, "NOT_FOUND", "Not Found")
+    r = s.request("PUT", "/v1/sandboxes")
+    assert (r.status, r.json()["code"], r.headers["Allow"]) == (405, "METHOD_NOT_ALLOWED", "POST, GET")
+    for path, to in (("/v1/sandboxes/", "/v1/sandboxes"), ("/sandboxes/a/?b=c", "/sandboxes/a?b=c"), ("/health/", "/health")):
+        r = s.request("GET", path)
+        assert (r.status, r.headers["Location"], r.body) == (307, to, b""), r
+    assert s.request("GET", "/v1/sandboxes/", key=None).status == 401 and s.request("GET", "/v1/none/").status == 404
+
+
+def test_prefixes(x):
+    """Every path below /v1 stands at the root as well, but for one; no other path has both."""
+    for method, path in TABLE:
+        other = path.removeprefix("/v1") if path.startswith("/v1") else "/v1" + path
+        r = x.server.request(method, other.format(**names_of(path)))
+        twin = path.startswith("/v1") and path != "/v1/metrics/events"
+        assert (r.json().get("detail") == "Not Found") != twin if r.body else twin, (method, other, r)
+
+
+# What these examples cannot bring about, and who shows it.
+UNSEEN = {
+    "SANDBOX::INTERNAL_ERROR": "memory", "OVERLOADED": "a queue that is full", "NOT_READY": "test_lifecycle.c; a start or stop",
+    "%::SANDBOX_DELETE_FAILED": "test_lifecycle.c", "%::SANDBOX_PAUSE_FAILED": "test_lifecycle.c", "%::SANDBOX_RESUME_FAILED": "test_lifecycle.c",
+    "%::DISK_FULL": "test_images.py", "%::UNAVAILABLE": "test_docker_engine.py", "%::SANDBOX_EXECD_DISTRIBUTION_FAILED": "an engine that refuses",
+    "%::IMAGE_UNAUTHORIZED": "test_images.py", "%::IMAGE_INVALID": "test_hostile_images.py", "BACKEND_TIMEOUT": "time; test_api_proxy.c",
+    "SANDBOX::PENDING": "time; test_api_proxy.c", "SNAPSHOT::NOT_READY": "test_snapshot.c", "SNAPSHOT::INVALID_RESTORE_CONFIG": "other ids",
+    "SNAPSHOT::NOT_IMPLEMENTED": "a runtime without", "VOLUME::HOST_PATH_CREATE_FAILED": "a disk that fails",
+    "VOLUME::INVALID_PVC_NAME": "a name of another length than 422 admits", "VOLUME::PVC_INSPECT_FAILED": "an engine that fails", "VOLUME::PVC_SUBPATH_UNSUPPORTED_DRIVER": "another driver",
+}
+OF_ONE = {"oci": {"VOLUME::PVC_NOT_FOUND", "%::SANDBOX_IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED"}, "docker": {"%::IMAGE_PULL_FAILED"}}
+UNSEEN_VALUES = {"Pending", "Pausing", "Resuming", "Stopping", "Deleting", "Failed", "url"}
+REQUESTS = {"CreateSandboxRequest", "ImageRequest", "NetworkPolicy", "Volume", "MetadataPatch", "Renewal", "CreateSnapshotRequest",
+            "CreatePoolRequest", "UpdatePoolRequest", "ClientEvent"}
+
+
+def test_everything_documented_was_served(x):
+    """After the examples: every status, code, header, field and value of the document came once."""
+    seen, unseen, passed = x.document.seen, [], {*UNSEEN, *OF_ONE[x.kind]}
+    for route in x.document.operations:
+        for status, response in x.document.responses(route).items():
+            codes = response.get("x-codes")
+            if status == "default" or (codes and set(codes) <= passed) or (route[1] == "/v1/pools" and status == "429"):
+                continue
+            if ("status", route, status) not in seen:
+                unseen.append((*route, status))
+            unseen += [(*route, status, c) for c in codes or [] if c not in passed and ("code", route, status, c) not in seen]
+            unseen += [(*route, status, h) for h in response.get("headers", {}) if ("header", route, status, h) not in seen]
+    for name, schema in x.document.tree["components"]["schemas"].items():
+        where = "#/components/schemas/" + name
+        if name in REQUESTS:
+            continue
+        for field, inner in schema.get("properties", {}).items():
+            if ("field", where, field) not in seen:
+                unseen.append((name, field))
+            unseen += [(name, field, v) for v in inner.get("enum", [])
+                       if v not in UNSEEN_VALUES and ("value", f"{where}.{field}", v) not in seen]
+    assert not unseen, "\n".join(map(str, unseen))
+
+
+def test_console(x):
+    """The page and the document on the console's own port."""
+    own, x.server.port = x.server.port, x.server.sections["console"]["port"]
+    try:
+        for path in ("/docs", "/redoc"):
+            r = x.server.request("GET", path, key=None)
+            assert r.status == 200 and r.headers["Content-Type"] == "text/html; charset=utf-8" and b"/openapi.json" in r.body
+            assert "default-src 'none'" in r.headers["Content-Security-Policy"] and b"http://" not in r.body and b"https://" not in r.body
+        assert x.server.request("GET", "/openapi.json", key=None).json()["openapi"] == "3.1.0"
+        assert x.server.request("GET", "/v1/sandboxes", key=None).status == 404
+    finally:
+        x.server.port = own
