@@ -155,17 +155,21 @@ void process_user(struct spawn *s, int64_t uid, int64_t gid) {
 
 // ---- memory ----
 
-static bool read_control(const char *v2, const char *v1, char *text, size_t size) {
+static bool read_control(const char *root, const char *v2, const char *v1, char *text,
+                         size_t size) {
     struct error ignored;
-    return !fd_read_text(AT_FDCWD, v2, text, size, &ignored) ||
-           !fd_read_text(AT_FDCWD, v1, text, size, &ignored);
+    char path[EXECD_PATH_SIZE];
+    (void)snprintf(path, sizeof path, "%s/sys/fs/cgroup/%s", root, v2);
+    if (!fd_read_text(AT_FDCWD, path, text, size, &ignored))
+        return true;
+    (void)snprintf(path, sizeof path, "%s/sys/fs/cgroup/memory/%s", root, v1);
+    return !fd_read_text(AT_FDCWD, path, text, size, &ignored);
 }
 
-uint64_t process_oom_kills(void) {
+uint64_t process_oom_kills_below(const char *root) {
     char text[512];
     uint64_t count = 0;
-    if (!read_control("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control",
-                      text, sizeof text))
+    if (!read_control(root, "memory.events", "memory.oom_control", text, sizeof text))
         return 0;
     for (const char *line = text; line; line = strchr(line, '\n')) {
         line += *line == '\n';
@@ -175,12 +179,11 @@ uint64_t process_oom_kills(void) {
     return count;
 }
 
-uint64_t process_memory_limit(void) {
+uint64_t process_memory_limit_below(const char *root) {
     static const uint64_t unlimited = 1ull << 62; // v1 says 2^63 less a page
     char text[32];
     uint64_t limit = 0;
-    if (!read_control("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                      text, sizeof text) ||
+    if (!read_control(root, "memory.max", "memory.limit_in_bytes", text, sizeof text) ||
         parse_u64(text, 0, UINT64_MAX, &limit) < 0 || limit >= unlimited)
         return 0;
     return limit;

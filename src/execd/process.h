@@ -73,8 +73,15 @@ void process_user(struct spawn *s, int64_t uid, int64_t gid);
 
 // What the kernel counted of processes killed for want of memory in our cgroup (v1 and v2), 0 when
 // unreadable, and the limit in bytes, 0 for none. For naming an OOM: compare before and after.
-uint64_t process_oom_kills(void);
-uint64_t process_memory_limit(void);
+// root: "" or a directory that holds sys/, for tests.
+uint64_t process_oom_kills_below(const char *root);
+uint64_t process_memory_limit_below(const char *root);
+static inline uint64_t process_oom_kills(void) {
+    return process_oom_kills_below("");
+}
+static inline uint64_t process_memory_limit(void) {
+    return process_memory_limit_below("");
+}
 
 // Text of an end as the reference words it: "exit status 3", "signal: killed".
 const char *process_describe(struct exit_status status, char *text, size_t size);
