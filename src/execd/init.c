@@ -262,7 +262,7 @@ static int start_entry(struct init *i, const struct init_settings *s, struct err
     struct spawn child = {.argv = s->entrypoint,
                           .envp = process_environment(&a, NULL, err),
                           .cwd = s->cwd,
-                          .stdio = {-1, 1, 2},
+                          .stdio = {s->log_fd >= 0 ? -1 : 0, 1, 2},
                           .flags = SPAWN_NEW_SESSION | SPAWN_SEARCH_PATH,
                           .nofile_soft = i->e->nofile_soft};
     if (!child.envp)

@@ -61,11 +61,13 @@ static void start_log(int level) {
                                             LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO,
                                             LOG_LEVEL_INFO};
     const char *file = getenv("EXECD_LOG_FILE");
-    int fd = file && *file
-                 ? open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600)
-                 : -1; // stdout then
+    bool wanted = file && *file;
+    int fd = wanted ? open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
     log_configure(level < (int)ARRAY_SIZE(levels) ? levels[level] : LOG_LEVEL_DEBUG,
                   LOG_FORMAT_JSON, fd < 0 ? 1 : fd);
+    if (wanted && fd < 0)
+        log_warning("EXECD_LOG_FILE %s: %s; the log goes to the standard output", file,
+                    strerrordesc_np(errno));
 }
 
 // Descriptors for a thousand commands; children keep the limit that we found.

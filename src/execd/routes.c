@@ -100,7 +100,12 @@ const struct execd_room execd_rooms[] = {
 
 // ---- what every handler uses ----
 
-enum { WORKERS = 4, WORKERS_QUEUE = 1024 };
+enum {
+    WORKERS = 4,
+    WORKERS_QUEUE = 1024,
+    IDLE_MS =
+        90 * 1000 // longer than the server's proxy keeps a connection, so that it closes first
+};
 
 struct workers *execd_workers(struct execd *e, struct error *err) {
     if (!e->workers)
@@ -245,4 +250,5 @@ void routes_serve(struct execd *e, struct http_server_settings *s) {
     s->no_route = no_route;
     s->body_max = EXECD_JSON_MAX;
     s->stream_buffer = EXECD_STREAM_BUFFER;
+    s->idle_ms = IDLE_MS;
 }
