@@ -13,22 +13,42 @@
 enum { REPLY_SIZE = 32768 };
 
 int netlink_open(struct netlink *nl, int protocol) {
-    *nl = (struct netlink){.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)};
+    *nl = (struct netlink){.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol),
+                           .size = sizeof nl->buffer};
+    nl->out = nl->buffer;
     return nl->fd < 0 ? -errno : 0;
+}
+
+int netlink_grow(struct netlink *nl, size_t size) {
+    int bytes = (int)size + 4096; // the kernel keeps a little for itself
+    char *out = malloc(size);
+    if (!out)
+        return -ENOMEM;
+    if (setsockopt(nl->fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0) {
+        free(out);
+        return -errno;
+    }
+    nl->out = out;
+    nl->size = size;
+    return 0;
 }
 
 void netlink_close(struct netlink *nl) {
     if (nl->fd >= 0)
         (void)close(nl->fd);
     nl->fd = -1;
+    if (nl->out != nl->buffer)
+        free(nl->out);
+    nl->out = nl->buffer;
+    nl->size = sizeof nl->buffer;
 }
 
 // A batch that outgrows its buffer is a mistake of ours: `used` then stays past the end and the
 // commit says so.
 static void *reserve(struct netlink *nl, size_t size) {
-    void *at = nl->buffer + nl->used;
-    if (nl->used + size > sizeof nl->buffer) {
-        nl->used = sizeof nl->buffer + 1;
+    void *at = nl->out + nl->used;
+    if (nl->used + size > nl->size) {
+        nl->used = nl->size + 1;
         return NULL;
     }
     memset(at, 0, size);
@@ -61,7 +81,7 @@ struct nlattr *netlink_attr(struct netlink *nl, int type, const void *value, siz
     a->nla_len = (uint16_t)(head + size);
     if (size)
         memcpy((char *)a + head, value, size);
-    nl->head->nlmsg_len = (uint32_t)(nl->buffer + nl->used - (char *)nl->head);
+    nl->head->nlmsg_len = (uint32_t)(nl->out + nl->used - (char *)nl->head);
     return a;
 }
 
@@ -75,19 +95,19 @@ struct nlattr *netlink_nest(struct netlink *nl, int type) {
     return netlink_attr(nl, type, NULL, 0);
 }
 void netlink_nest_end(struct netlink *nl, struct nlattr *nest) {
-    if (nest && nl->used <= sizeof nl->buffer)
-        nest->nla_len = (uint16_t)(nl->buffer + nl->used - (char *)nest);
+    if (nest && nl->used <= nl->size)
+        nest->nla_len = (uint16_t)(nl->out + nl->used - (char *)nest);
 }
 
-static int send_batch(struct netlink *nl) {
+int netlink_send(struct netlink *nl) {
     size_t used = nl->used;
     nl->used = 0;
     nl->head = NULL;
-    if (used > sizeof nl->buffer)
+    if (used > nl->size)
         return -EMSGSIZE;
     ssize_t n;
     do
-        n = send(nl->fd, nl->buffer, used, 0);
+        n = send(nl->fd, nl->out, used, 0);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : 0;
 }
@@ -102,7 +122,7 @@ static ssize_t receive(const struct netlink *nl, void *reply) {
 
 int netlink_commit(struct netlink *nl) {
     _Alignas(8) char reply[REPLY_SIZE];
-    int first = send_batch(nl);
+    int first = netlink_send(nl);
     if (first) {
         nl->waiting = 0;
         return first;
@@ -128,7 +148,7 @@ int netlink_commit(struct netlink *nl) {
 
 int netlink_dump(struct netlink *nl, int (*each)(const struct nlmsghdr *h, void *arg), void *arg) {
     _Alignas(8) char reply[REPLY_SIZE];
-    int r = send_batch(nl);
+    int r = netlink_send(nl);
     bool done = false, interrupted = false;
     while (!r && !done) {
         ssize_t n = receive(nl, reply);

@@ -1,4 +1,4 @@
-// The few rtnetlink(7) messages that we need, as batches: several requests in one
+// The few netlink(7) messages that we need, as batches: several requests in one
 // datagram, one acknowledgement each; the kernel handles them in order and goes on after a failure,
 // the first failure is returned. A batch's socket belongs to the network namespace it was opened
 // in. Blocking (microseconds); workers.
@@ -13,13 +13,17 @@
 struct netlink {
     int fd;
     unsigned sequence, waiting;
-    size_t used;
+    size_t used, size;
+    char *out;             // `buffer`, or a larger one
     struct nlmsghdr *head; // message being built
     _Alignas(8) char buffer[8192];
 };
 
 int netlink_open(struct netlink *nl,
-                 int protocol); // NETLINK_ROUTE; 0 or -errno
+                 int protocol); // NETLINK_ROUTE, NETLINK_NETFILTER; 0 or -errno
+// Batches of up to `size` bytes from now on (needs CAP_NET_ADMIN beyond the usual send buffer); 0
+// or -errno.
+int netlink_grow(struct netlink *nl, size_t size);
 void netlink_close(struct netlink *nl);
 void netlink_request(struct netlink *nl, int type, int flags, const void *body, size_t size);
 struct nlattr *netlink_attr(struct netlink *nl, int type, const void *value, size_t size);
@@ -28,6 +32,8 @@ void netlink_attr_text(struct netlink *nl, int type, const char *text);
 struct nlattr *netlink_nest(struct netlink *nl, int type);
 void netlink_nest_end(struct netlink *nl, struct nlattr *nest);
 int netlink_commit(struct netlink *nl); // 0 or the first -errno
+// Sends what was built; answers are read by the caller (io/nftables.c). 0 or -errno.
+int netlink_send(struct netlink *nl);
 // Dump request: calls each() for every message of the answer; its non-zero return ends it and is
 // returned. -EINTR: something changed meanwhile, so entries may be missing or told twice; ask
 // again.

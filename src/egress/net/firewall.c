@@ -1,0 +1,198 @@
+#include "egress/net/firewall.h"
+
+#include <errno.h>
+#include <linux/netfilter.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "egress/options.h"
+#include "io/spawn.h"
+
+enum { NFT_MS = 30000 };
+
+int firewall_init(struct firewall *f, struct error *err) {
+    uint32_t random[3];
+    random_bytes(random, sizeof random);
+    *f = (struct firewall){.mark = random[0] | 1u << 30,
+                           .stamp = (random[1] & ~(1u << 30)) | 1u << 29,
+                           .generation = random[2]};
+    int r = nft_open(&f->nft, FIREWALL_TABLE, FIREWALL_BATCH_MAX);
+    if (r)
+        return error_errno(err, -r, "netfilter (CAP_NET_ADMIN is needed)");
+    f->open = true;
+    return 0;
+}
+
+void firewall_clear(struct firewall *f) {
+    if (f->open)
+        nft_close(&f->nft);
+    f->open = false;
+}
+
+static int run_nft(const struct strbuf *rules, struct error *err) {
+    static char *const argv[] = {"nft", "-f", "-", NULL};
+    static char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+    cleanup_strbuf struct strbuf errors;
+    struct exit_status status;
+    struct spawn s = {.argv = argv,
+                      .envp = environment,
+                      .stdio = {-1, -1, -1},
+                      .exec_fd = -1,
+                      .flags = SPAWN_NEW_GROUP | SPAWN_SEARCH_PATH};
+    strbuf_init(&errors, 4096);
+    if (rules->failed)
+        return error_set(err, ENOMEM, "the rules are too long");
+    if (spawn_run(&s, rules->data, rules->len, NULL, &errors, NFT_MS, &status, err) < 0)
+        return error_wrap(err, "nft");
+    if (!status.code && !status.signal)
+        return 0;
+    errors.data[strcspn(errors.data, "\n")] = '\0';
+    return error_set(err, EPROTO, "nft: %s",
+                     *errors.data ? errors.data : "failed without a message");
+}
+
+static int load(struct firewall *f, const struct options *o, bool netdev, struct error *err) {
+    cleanup_strbuf struct strbuf rules;
+    strbuf_init(&rules, FIREWALL_RULES_MAX);
+    firewall_rules(f, o, netdev, &rules);
+    return run_nft(&rules, err);
+}
+
+int firewall_load(struct firewall *f, const struct options *o, struct error *err) {
+    f->netdev = o->nft;
+    int r = load(f, o, f->netdev, err);
+    if (r && f->netdev) { // kernels before 5.16
+        log_warning("no filter at the links, raw sockets are not covered: %s", err->message);
+        f->netdev = false;
+        r = load(f, o, false, err);
+    }
+    f->loads++;
+    if (!r) {
+        int why = nft_fingerprint(&f->nft, f->netdev ? FIREWALL_NETDEV : NULL, &f->fingerprint);
+        r = why ? error_errno(err, -why, "read the rules back") : 0;
+    }
+    f->failures += r != 0;
+    return r;
+}
+
+bool firewall_is_intact(struct firewall *f) {
+    uint64_t now;
+    return f->open && !nft_fingerprint(&f->nft, f->netdev ? FIREWALL_NETDEV : NULL, &now) &&
+           now == f->fingerprint;
+}
+
+// ---- elements ----
+
+static void add_interval(struct firewall *f, const char *set, const struct net *n) {
+    uint8_t end[16];
+    nft_add(&f->nft, set, &(struct nft_element){.key = n->bytes, .key_len = n->size});
+    if (net_end(n, end))
+        nft_add(&f->nft, set, &(struct nft_element){.key = end, .key_len = n->size, .end = true});
+}
+
+static void fill_intervals(struct firewall *f, const char *set, const struct netset *nets) {
+    nft_flush(&f->nft, set);
+    for (size_t i = 0; i < nets->count; i++)
+        add_interval(f, set, &nets->nets[i]);
+}
+
+static size_t endpoint_key(uint8_t key[24], const struct net *n, unsigned proto, unsigned port) {
+    memset(key, 0, 24);
+    memcpy(key, n->bytes, n->size);
+    key[n->size] = (uint8_t)proto;
+    key[n->size + 4] = (uint8_t)(port >> 8);
+    key[n->size + 5] = (uint8_t)port;
+    return n->size + 8u;
+}
+
+static void add_endpoint(struct firewall *f, const struct net *n, unsigned proto, unsigned port) {
+    uint8_t key[24];
+    size_t len = endpoint_key(key, n, proto, port);
+    nft_add(&f->nft, n->size == 4 ? "up_v4" : "up_v6",
+            &(struct nft_element){.key = key, .key_len = len});
+}
+
+static bool is_loopback(const struct net *n) {
+    static const uint8_t one[16] = {[15] = 1};
+    return n->size == 4 ? n->bytes[0] == 127 : !memcmp(n->bytes, one, sizeof one);
+}
+
+static void fill_upstreams(struct firewall *f, const struct upstream *u, unsigned count) {
+    static const char *const sets[] = {"up_v4", "up_v6", "up_addr_v4", "up_addr_v6"};
+    for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
+        nft_flush(&f->nft, sets[i]);
+    for (unsigned i = 0; i < count; i++) {
+        add_endpoint(f, &u[i].address, IPPROTO_UDP, u[i].port);
+        add_endpoint(f, &u[i].address, IPPROTO_TCP, u[i].port);
+    }
+    if (f->own.size)
+        add_endpoint(f, &f->own, IPPROTO_TCP, f->own_port);
+    for (unsigned i = 0; i < count; i++)
+        if (!is_loopback(&u[i].address)) // those do answer over the loopback
+            nft_add(&f->nft, sets[2 + (u[i].address.size == 16)],
+                    &(struct nft_element){.key = u[i].address.bytes, .key_len = u[i].address.size});
+}
+
+static void fill_generation(struct firewall *f, bool allow) {
+    static const uint8_t families[] = {NFPROTO_IPV4, NFPROTO_IPV6};
+    if (++f->generation == 0) // the mark of a new flow
+        f->generation = 1;
+    nft_flush(&f->nft, "live");
+    nft_flush(&f->nft, "generation");
+    nft_flush(&f->nft, "default");
+    nft_add(&f->nft, "live",
+            &(struct nft_element){.key = &f->generation, .key_len = sizeof f->generation});
+    for (int i = 0; i < 2; i++)
+        nft_add(&f->nft, "generation",
+                &(struct nft_element){.key = &families[i],
+                                      .key_len = 1,
+                                      .data = &f->generation,
+                                      .data_len = sizeof f->generation});
+    for (int i = 0; i < 2; i++)
+        nft_add(&f->nft, "default",
+                &(struct nft_element){
+                    .key = &families[i], .key_len = 1, .chain = allow ? "admit" : "refuse"});
+}
+
+static void fill_exempt(struct firewall *f, const struct options *o) {
+    nft_flush(&f->nft, "exempt_v4");
+    nft_flush(&f->nft, "exempt_v6");
+    for (unsigned i = 0; i < o->exempt_count; i++)
+        nft_add(&f->nft, o->exempt[i].size == 4 ? "exempt_v4" : "exempt_v6",
+                &(struct nft_element){.key = o->exempt[i].bytes, .key_len = o->exempt[i].size});
+}
+
+void firewall_enforce(struct firewall *f, const struct options *o, const struct index *ix,
+                      const struct upstream *upstreams, unsigned count) {
+    static const char *const sets[2][2] = {{"deny_v4", "deny_v6"}, {"allow_v4", "allow_v6"}};
+    nft_begin(&f->nft);
+    fill_upstreams(f, upstreams, count);
+    fill_exempt(f, o);
+    if (!o->nft)
+        return;
+    for (int i = 0; i < 4; i++)
+        fill_intervals(f, sets[i / 2][i % 2], &ix->nets[i / 2][i % 2]);
+    fill_generation(f, ix->rules.allow);
+}
+
+int firewall_commit(struct firewall *f, struct error *err) {
+    int r = nft_commit(&f->nft);
+    f->batches++;
+    f->failures += r != 0;
+    return r ? error_errno(err, -r, "packet filter") : 0;
+}
+
+void firewall_admit_own(struct firewall *f, const struct net *address, unsigned port) {
+    f->own = *address;
+    f->own_port = port;
+}
+
+int firewall_add_own(struct firewall *f) {
+    nft_begin(&f->nft);
+    add_endpoint(f, &f->own, IPPROTO_TCP, f->own_port);
+    return nft_commit(&f->nft);
+}

@@ -1,0 +1,37 @@
+// Addresses that were admitted because an allowed name led to them: for how long, and by which
+// names, so that they survive a policy under which the names are still allowed (decision 7). A
+// sandbox reaches an address at least as long as its resolver may keep the answer. Bounded: what
+// would end first gives way. Loop thread.
+#ifndef EGRESS_NET_LEARNED_H
+#define EGRESS_NET_LEARNED_H
+
+#include "base/heap.h"
+#include "base/map.h"
+#include "egress/dns.h"
+#include "egress/net/firewall.h"
+
+enum { LEARNED_MAX = 8192, LEARNED_NAMES = 4, LEARNED_GRACE_S = 60, LEARNED_TTL_MAX = 300 };
+
+struct learned {
+    struct firewall *firewall;
+    struct map addresses;
+    struct heap by_end;
+    struct list touched; // by the transaction that is being built
+    bool pending;
+    size_t count;
+    uint64_t admitted, evicted, failures;
+};
+void learned_init(struct learned *l, struct firewall *f);
+void learned_clear(struct learned *l);
+// Adds to the transaction that is being built; learned_commit() sends it, if there is anything to
+// send. -1: not admitted.
+int learned_add(struct learned *l, const struct dns_chain *chain, const struct net *address,
+                uint32_t ttl);
+int learned_commit(struct learned *l);
+// Inside a transaction of firewall_enforce(): the sets hold what `ix` still allows, and nothing
+// else. learned_settle() afterwards forgets the rest.
+void learned_judge(struct learned *l, const struct index *ix);
+void learned_settle(struct learned *l, const struct index *ix);
+bool learned_has(const struct learned *l, const struct net *address);
+
+#endif

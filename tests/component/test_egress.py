@@ -1,0 +1,171 @@
+"""Names, addresses and the API of egress between two network namespaces: what is denied is never seen on the far side."""
+import errno
+
+import pytest
+
+import egress_net as net
+from egress_net import ALLOWED, DENIED, RESOLVER, SHARED
+
+POLICY = {"defaultAction": "deny", "egress": [{"action": "allow", "target": "allowed.test"}, {"action": "allow", "target": "*.wild.test"},
+                                              {"action": "allow", "target": "alias.test"}, {"action": "deny", "target": "denied.test"},
+                                              {"action": "allow", "target": "big.test"}]}
+
+
+@pytest.fixture(scope="module")
+def bed():
+    with net.Bed() as b:
+        b.start_egress(POLICY)
+        yield b
+
+
+@pytest.fixture(autouse=True)
+def policy(bed):
+    assert bed.api("PUT", "/policy", POLICY)[0] == 200
+    yield
+    assert bed.frames_to(DENIED) == []
+
+
+def test_allowed_name_admits_its_address(bed):
+    assert bed.connect(ALLOWED) != 0
+    r = bed.ask("allowed.test")
+    assert (r.rcode, r.addresses, r.ra, r.opt) == (0, [ALLOWED], True, True)
+    assert bed.connect(ALLOWED) == 0
+    assert bed.has_element("dyn_allow_v4", ALLOWED)
+
+
+def test_ipv6_is_learned_and_neighbours_are_found(bed):
+    assert bed.ask("allowed.test", "AAAA").addresses == ["2001:db8::1"]
+    assert bed.connect("2001:db8::1", 9000) == 0
+
+
+def test_denied_name(bed):
+    r = bed.ask("denied.test")
+    assert (r.rcode, r.ra, r.opt, r.ede, r.addresses) == (3, True, True, 15, [])
+    assert bed.ask("denied.test", edns=False).opt is False
+    assert bed.ask("unknown.test").rcode == 3
+    assert bed.connect(DENIED) in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EACCES)
+
+
+def test_wildcard_has_no_apex(bed):
+    assert bed.ask("a.b.wild.test").addresses == [SHARED]
+    assert bed.ask("wild.test").rcode == 3
+
+
+def test_alias_of_a_denied_name(bed):
+    r = bed.ask("alias.test")
+    assert (r.rcode, r.addresses) == (3, [])
+    assert not bed.has_element("dyn_allow_v4", DENIED)
+
+
+def test_events_and_explain(bed):
+    bed.ask("why.test")
+    status, found = bed.api("GET", "/events?since=0")
+    event = [e for e in found["events"] if e["target"] == "why.test"][0]
+    assert (event["kind"], event["by"], event["count"]) == ("name", "default", 1)
+    assert bed.api("GET", f"/events?since={found['next']}")[1]["events"] == []
+    status, why = bed.api("GET", "/policy/explain?target=x.WILD.test.")
+    assert (why["verdict"], why["by"], why["rule"]["target"]) == ("allow", "policy", "*.wild.test")
+    assert bed.api("GET", "/policy/explain?target=*.x.test")[0] == 400
+
+
+def test_policy_shapes(bed):
+    assert bed.api("GET", "/policy") == (200, {"status": "ok", "mode": "enforcing", "enforcementMode": "dns+nft", "policy": POLICY | {
+        "egress": POLICY["egress"]}})
+    assert bed.api("POST", "/policy")[1] == {"status": "ok", "mode": "deny_all", "reason": "policy reset to default deny-all"}
+    assert bed.api("GET", "/policy")[1]["policy"] == {"defaultAction": "deny", "egress": []}
+    assert bed.api("PATCH", "/policy", [{"action": "allow", "target": "Allowed.Test."}])[1] == {
+        "status": "ok", "mode": "enforcing", "enforcementMode": "dns+nft"}
+    assert bed.ask("allowed.test").rcode == 0
+    assert bed.api("DELETE", "/policy", ["nothing.test"])[1]["reason"] == "no matching targets found"
+    assert bed.api("DELETE", "/policy", ["ALLOWED.test"])[1]["mode"] == "deny_all"
+    assert bed.ask("allowed.test").rcode == 3
+
+
+@pytest.mark.parametrize("method,body,status,text", [
+    ("POST", '{"defaultAction":"alow"}', 400, "invalid policy: "), ("POST", "{", 400, "invalid policy: "),
+    ("PATCH", "", 400, "empty body"), ("PATCH", "[]", 400, "invalid patch rules: empty array"),
+    ("PATCH", '[{"action":"x","target":"a.b"}]', 400, "invalid patch rules: "),
+    ("DELETE", "", 400, "empty body"), ("DELETE", "[]", 400, "invalid delete targets: empty array"),
+    ("DELETE", "[1]", 400, "invalid delete targets: "), ("HEAD", None, 405, ""), ("OPTIONS", None, 405, "method not allowed"),
+])
+def test_refusals(bed, method, body, status, text):
+    got = bed.api(method, "/policy", body, raw=True)
+    assert got[0] == status and got[1].startswith(text)
+    if status == 405:
+        assert bed.headers["Allow"] == "GET, POST, PUT, PATCH, DELETE"
+    elif method != "HEAD":
+        assert bed.headers["X-Content-Type-Options"] == "nosniff" and got[1].endswith("\n")
+
+
+def test_limits_and_token(bed):
+    many = {"egress": [{"action": "allow", "target": f"h{i}.test"} for i in range(4097)]}
+    assert bed.api("POST", "/policy", many) == (413, "egress rule total count 4097 exceeds limit 4096\n")
+    assert bed.api("POST", "/policy", " " * (1024 * 1024 + 1), raw=True)[0] == 413
+    for token in (None, net.TOKEN[:-1], net.TOKEN + "x"):
+        assert bed.api("GET", "/policy", token=token) == (401, "unauthorized\n")
+    assert bed.api("GET", "/healthz", token=None) == (200, "ok")
+    assert bed.api("GET", "/none", token=None) == (404, "404 page not found\n")
+    assert bed.api("POST", "/credential-vault", {})[0] == 501
+    assert bed.api("GET", "/credential-vault/_active", token=None)[0] == 403
+
+
+def test_addresses_deny_beats_allow(bed):
+    status, body = bed.api("PUT", "/policy", {"egress": [{"action": "allow", "target": "198.51.100.0/24"},
+                                                         {"action": "deny", "target": SHARED}]})
+    assert status == 200 and "deny beats" in body["reason"]
+    assert bed.connect(ALLOWED) == 0
+    assert bed.connect(SHARED) != 0
+    assert bed.connect("198.51.100.11") == 0
+
+
+def test_neighbouring_prefixes(bed):
+    rules = [{"action": "allow", "target": t} for t in ("198.51.100.10", "198.51.100.11", "198.51.100.12/31", "2001:db8::/64", "::/1",
+                                                         "255.255.255.255", "0.0.0.0")]
+    assert bed.api("PUT", "/policy", {"egress": rules})[0] == 200
+    assert [bed.connect(f"198.51.100.{i}") for i in (10, 11, 12)] == [0, 0, 0]
+    assert bed.connect(SHARED) != 0
+
+
+def test_default_allow(bed):
+    assert bed.api("PUT", "/policy", {"defaultAction": "allow", "egress": [{"action": "deny", "target": DENIED},
+                                                                           {"action": "deny", "target": "denied.test"}]})[0] == 200
+    assert bed.connect(SHARED) == 0
+    assert bed.connect(DENIED) != 0
+    assert bed.ask("other.test").addresses == [SHARED]
+    assert bed.ask("denied.test").rcode == 3
+
+
+def test_large_policy_in_force_at_once(bed):
+    rules = [{"action": "allow", "target": f"10.{i // 250}.{i % 250}.1"} for i in range(4000)]
+    assert bed.api("PUT", "/policy", {"egress": rules + [{"action": "allow", "target": SHARED}]})[0] == 200
+    assert bed.connect(SHARED) == 0
+
+
+def test_learned_survives_a_change(bed):
+    bed.ask("allowed.test")
+    bed.ask("x.wild.test")
+    assert bed.api("PATCH", "/policy", [{"action": "deny", "target": "*.wild.test"}])[0] == 200
+    assert bed.connect(ALLOWED) == 0
+    assert bed.connect(SHARED) != 0
+
+
+def test_live_flow_is_cut(bed):
+    bed.ask("allowed.test")
+    s = bed.open(ALLOWED)
+    s.send(b"one")
+    assert s.recv(10) == b"one"
+    assert bed.api("PATCH", "/policy", [{"action": "allow", "target": "new.test"}])[0] == 200
+    s.send(b"two")
+    assert s.recv(10) == b"two"  # still allowed: goes on
+    assert bed.api("PATCH", "/policy", [{"action": "deny", "target": "allowed.test"}])[0] == 200
+    before = len(bed.frames_to(ALLOWED))
+    with pytest.raises(OSError):
+        s.send(b"three")
+        s.recv(10)
+    assert not any(b"three" in f for f in bed.frames_to(ALLOWED)[before:])
+    s.close()
+
+
+def test_metrics(bed):
+    text = bed.api("GET", "/metrics")[1]
+    assert "egress_policy_denied_total" in text and f'egress_upstream_healthy{{server="{RESOLVER}:53"}} 1' in text
