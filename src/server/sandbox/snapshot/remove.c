@@ -129,14 +129,15 @@ void snapshot_take_away(struct domain *d, struct snapshot *s, snapshot_done_fn *
 void snapshot_delete(struct domain *d, const char *id, snapshot_done_fn *done, void *arg) {
     struct error err = {0};
     struct snapshot *s = snapshot_get(d, id);
+    if (s && s->state != SNAPSHOT_CREATING && !d->stopping) {
+        snapshot_take_away(d, s, done, arg);
+        return;
+    }
     if (!s)
         (void)error_server(&err, ERR_SNAPSHOT_NOT_FOUND, "no snapshot has the id %.80s", id);
     else if (s->state == SNAPSHOT_CREATING)
         (void)error_server(&err, ERR_SNAPSHOT_INVALID_STATE, "snapshot %s is still Creating", id);
-    else if (d->stopping)
-        (void)error_server(&err, ERR_NOT_READY, "the server is stopping");
-    if (err.kind)
-        done(NULL, &err, arg);
     else
-        snapshot_take_away(d, s, done, arg);
+        (void)error_server(&err, ERR_NOT_READY, "the server is stopping");
+    done(NULL, &err, arg);
 }
