@@ -126,13 +126,15 @@ static const char *rewrite_cookie(struct arena *a, const char *value, const char
         value += len + 1;
         len = strcspn(value, ";");
         size_t skip = strspn(value, " \t"), name = strcspn(value + skip, "=; \t");
-        if (!(name == 4 && strncasecmp(value + skip, "Path", name) == 0) &&
+        if (!(name == 4 && *path && strncasecmp(value + skip, "Path", name) == 0) &&
             !(name == 6 && strncasecmp(value + skip, "Domain", name) == 0)) {
             (void)strbuf_addc(&sb, ';');
             (void)strbuf_add(&sb, value, len);
         }
     }
-    const char *text = strbuf_addf(&sb, "; Path=%s", path) < 0 ? NULL : arena_strdup(a, sb.data);
+    if (*path)
+        (void)strbuf_addf(&sb, "; Path=%s", path);
+    const char *text = sb.failed ? NULL : arena_strdup(a, sb.data);
     strbuf_free(&sb);
     return text;
 }

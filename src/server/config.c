@@ -423,6 +423,14 @@ int config_check(const struct config *c, struct error *err) {
                          "secure_runtime.type = \"%s\" is not built for runtime.type \"%s\"; "
                          "remove it",
                          c->secure_runtime, c->runtime);
+    if (c->sandbox_domain && *c->sandbox_domain &&
+        (c->sandbox_domain[0] == '.' ||
+         c->sandbox_domain[strspn(c->sandbox_domain, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                                     "abcdefghijklmnopqrstuvwxyz0123456789.-")]))
+        return error_set(err, EINVAL,
+                         "server.sandbox_domain = \"%s\" is no domain name such as "
+                         "sbx.example.com",
+                         c->sandbox_domain);
     if (c->redis_enabled && !(c->redis_dsn && *c->redis_dsn))
         return error_set(err, EINVAL, "renew_intent.redis.enabled needs renew_intent.redis.dsn");
     if (c->state_dir[0] != '/' || c->run_dir[0] != '/')

@@ -41,7 +41,7 @@ struct config {
     size_t warning_count, unknown_count; // unknown keys are among the warnings
 
     // [server]
-    char *host, *api_key, *eip;
+    char *host, *api_key, *eip, *sandbox_domain;
     char **api_keys, **cors_origins, **trusted_proxies;
     int64_t port, keep_alive_s, connections_max, backlog, timeout_max_s;
     int64_t create_wait_s, drain_s, failed_retention_s, body_max, upstream_per_sandbox;

@@ -31,6 +31,9 @@ const struct config_key config_keys[] = {
     TEXT("server", "eip", eip, 0, NULL, NULL,
          "public address of this server as clients see it (host[:port][/path]); replaces host and "
          "mount in endpoints"),
+    TEXT("server", "sandbox_domain", sandbox_domain, 0, NULL, NULL,
+         "also serve {port}-{id}.<this name>, an origin of its own for each; needs a wildcard in "
+         "DNS"),
     INT("server", "max_sandbox_timeout_seconds", timeout_max_s, NULL, 60, INT64_MAX / 2000000,
         "longest timeout of a create; unset: no limit. Below 86400 client-side pools do not work"),
     INT("server", "create_wait_seconds", create_wait_s, "20", 0, 3600,
@@ -60,7 +63,6 @@ const struct config_key config_keys[] = {
          "origins that pages may call the lifecycle API from; none: any with a key, none without"),
     LIST("server", "trusted_proxies", trusted_proxies, 0, "",
          "addresses or CIDRs whose X-Forwarded-* fields are kept"),
-    UNUSED("server", "sandbox_domain", "not built yet"),
     UNUSED("server", "timeout_graceful_shutdown", "use server.drain_seconds"),
     UNUSED("server", "thread_pool_size", "use server.workers"),
     UNUSED("server", "loop", NULL),

@@ -10,6 +10,7 @@
 #include "http/url.h"
 #include "server/api/api.h"
 #include "server/api/handlers.h"
+#include "server/api/resources/host.h"
 #include "server/api/resources/traffic.h"
 
 // Paths that need no key, by prefix (lifecycle-api.md 2.2, compat-1.1.1.md L2).
@@ -157,11 +158,34 @@ static bool key_refused(struct http_exchange *x) {
     return false;
 }
 
+// A sandbox's own host name: the whole request is the sandbox's, whatever its path.
+static bool host_refused(struct http_exchange *x) {
+    const char *port = NULL, *id = NULL;
+    switch (host_read(x, &port, &id)) {
+    case HOST_OTHER: return false;
+    case HOST_SANDBOX:
+        x->route = &proxy_route;
+        x->mount = "";
+        x->rest = x->path;
+        x->params[0] = (struct http_param){.name = "sandbox_id", .value = id};
+        x->params[1] = (struct http_param){.name = "port", .value = port};
+        x->param_count = 2;
+        return false;
+    case HOST_UNKNOWN: break;
+    }
+    x->route = NULL;
+    api_refuse(x, ERR_NOT_FOUND, "hosts of sandboxes are <port>-<id>.%s",
+               api_of(x)->config->sandbox_domain);
+    return true;
+}
+
 bool api_before(struct http_exchange *x) {
     const struct api *a = api_of(x);
-    bool proxied = x->route && x->route->handle == handle_proxy, open = is_open(x);
     const char *origin = http_header(x, "Origin");
     take_request_id(x);
+    if (host_refused(x))
+        return true;
+    bool proxied = x->route && x->route->handle == handle_proxy, open = is_open(x);
     if (!proxied && origin && answer_cors(x, origin))
         return true;
     if (!open && (a->config->key_count ? key_refused(x) : keyless_refused(x, origin)))

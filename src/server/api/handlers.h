@@ -22,6 +22,7 @@ void handle_renew(struct http_exchange *x);
 void handle_patch_metadata(struct http_exchange *x);
 void handle_endpoint(struct http_exchange *x);
 void handle_proxy(struct http_exchange *x);
+extern const struct http_route proxy_route; // that of sandboxes with a host name of their own
 
 void handle_snapshot_create(struct http_exchange *x);
 void handle_snapshot_list(struct http_exchange *x);

@@ -76,6 +76,7 @@ struct passage { // lives in the exchange's arena
     const struct api *api;
     unsigned port;
     bool trusted;
+    bool own_origin; // the request came to the sandbox's own host name
 };
 
 static bool is_one_of(const char *name, const char *const *names) {
@@ -112,9 +113,11 @@ static bool drop_request(const struct http_field *f, void *arg) {
 
 // All path-form pages share our origin: none may speak for it.
 static bool drop_response(const struct http_field *f, void *arg) {
-    static const char *const dropped[] = {"X-Request-ID", "Service-Worker-Allowed",
-                                          "Clear-Site-Data", "Strict-Transport-Security", NULL};
-    return is_one_of(f->name, dropped);
+    static const char *const shared[] = {"Service-Worker-Allowed", "Clear-Site-Data",
+                                         "Strict-Transport-Security", NULL};
+    const struct passage *p = arg;
+    return strcasecmp(f->name, "X-Request-ID") == 0 ||
+           (!p->own_origin && is_one_of(f->name, shared));
 }
 
 // What trusted proxies before us said, and who speaks to us.
@@ -197,7 +200,10 @@ static void forward(struct http_exchange *x, struct sandbox *sb, unsigned port) 
         api_refuse(x, ERR_OVERLOADED, "%d ports of this sandbox are in use already", UPSTREAMS_MAX);
         return;
     }
-    *p = (struct passage){.api = api_of(x), .port = port, .trusted = api_trusts_peer(x)};
+    *p = (struct passage){.api = api_of(x),
+                          .port = port,
+                          .trusted = api_trusts_peer(x),
+                          .own_origin = x->route == &proxy_route};
     const struct http_proxy_policy policy = {
         .target = target,
         .drop_request = drop_request,

@@ -113,6 +113,9 @@ static const struct http_route routes[] = {
     {"DELETE", "/templates/{template_id}", handle_template, BUFFERED, 0, templates},
 };
 
+const struct http_route proxy_route = {
+    "*", SANDBOX "/proxy/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes};
+
 void handle_not_built(struct http_exchange *x) {
     api_refuse(x, ERR_NOT_IMPLEMENTED,
                "%s %s is not built yet; docs/compatibility.md says what comes", x->route->method,
