@@ -166,7 +166,7 @@ class Server:
             h.setdefault("Content-Type", "application/json")
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            c.request(method, path, body=data, headers=h)
+            c.request(method, path, body=data, headers=h, encode_chunked="transfer-encoding" in h)
             r = c.getresponse()
             return Reply(r.status, r.headers, r.read())
         finally:

@@ -269,7 +269,7 @@ static bool on_body(struct http_exchange *x, const char *data, size_t len) {
 static void on_body_end(struct http_exchange *x, bool ok) {
     struct proxy *p = x->user;
     if (!ok) {
-        fail(p, 400, "", "the request body is broken");
+        fail(p, 400, "BAD_REQUEST", "the request body is broken");
         return;
     }
     p->body_done = true;

@@ -173,8 +173,7 @@ def create_examples(x):
     create("VOLUME::INVALID_HOST_PATH", volumes=volume(host={"path": volumes + "/../x"}))
     create("VOLUME::HOST_PATH_NOT_ALLOWED", volumes=volume(host={"path": "/etc"}))
     create("VOLUME::UNSUPPORTED_BACKEND", volumes=volume(ossfs={"bucket": "abc", "endpoint": "x"}))
-    if x.kind == "docker":
-        create("VOLUME::PVC_NOT_FOUND", volumes=volume(pvc={"claimName": "none", "createIfNotExists": False}))
+    create("VOLUME::PVC_NOT_FOUND", volumes=volume(pvc={"claimName": "none", "createIfNotExists": False}))
     if x.kind == "oci":  # the docker runtime's execd answers before it finds out
         create("%::SANDBOX_START_FAILED", entrypoint=["/no/such/program"])
     create("%::SANDBOX_IMAGE_PULL_FAILED" if x.kind == "docker" else "%::IMAGE_PULL_FAILED", image={"uri": "127.0.0.1:1/none:x"})
@@ -420,7 +419,7 @@ UNSEEN = {
     "SNAPSHOT::NOT_IMPLEMENTED": "a runtime without", "VOLUME::HOST_PATH_CREATE_FAILED": "a disk that fails",
     "VOLUME::INVALID_PVC_NAME": "a name of another length than 422 admits", "VOLUME::PVC_INSPECT_FAILED": "an engine that fails", "VOLUME::PVC_SUBPATH_UNSUPPORTED_DRIVER": "another driver",
 }
-OF_ONE = {"oci": {"VOLUME::PVC_NOT_FOUND", "%::SANDBOX_IMAGE_PULL_FAILED"}, "docker": {"%::IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED"}}
+OF_ONE = {"oci": {"%::SANDBOX_IMAGE_PULL_FAILED"}, "docker": {"%::IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED"}}
 UNSEEN_VALUES = {"Pending", "Pausing", "Resuming", "Stopping", "Deleting", "Failed", "url"}
 REQUESTS = {"CreateSandboxRequest", "ImageRequest", "NetworkPolicy", "Volume", "MetadataPatch", "Renewal", "CreateSnapshotRequest",
             "CreatePoolRequest", "UpdatePoolRequest", "ClientEvent"}
