@@ -331,6 +331,8 @@ int sandbox_adopt(struct oci *o, const char *id, const char *state, struct inspe
         return -1;
     }
     if (!b->retired && open_process(o, b, &saved)) {
+        if (!unlinkat(b->dir, SNAPSHOT_FROZEN_FILE, 0) && cgroup_thaw(&o->cgroups, id, err))
+            return -1; // as below
         if (adopt_living(o, b, &saved, err))
             return -1; // the caller destroys it
     }

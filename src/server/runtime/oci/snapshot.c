@@ -213,11 +213,17 @@ static int return_artifact(const json_t *artifact, char *ret, struct error *err)
 
 static int copy_frozen(struct oci *o, const char *id, const char *tmp, struct error *err) {
     struct error thaw;
-    if (cgroup_freeze(&o->cgroups, id, err))
-        return error_wrap(err, "freeze the sandbox");
-    int r = copy_tree(o, id, tmp, err);
+    char mark[SANDBOX_ID_SIZE + sizeof "/" SNAPSHOT_FROZEN_FILE];
+    (void)snprintf(mark, sizeof mark, "%s/" SNAPSHOT_FROZEN_FILE, id);
+    cleanup_close int fd =
+        openat(o->sandboxes, mark, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "mark of the frozen sandbox");
+    int r = cgroup_freeze(&o->cgroups, id, err) ? error_wrap(err, "freeze the sandbox")
+                                                : copy_tree(o, id, tmp, err);
     if (cgroup_thaw(&o->cgroups, id, &thaw) && !r)
         r = error_set(err, thaw.kind, "thaw the sandbox: %s", thaw.message);
+    (void)unlinkat(o->sandboxes, mark, 0); // one that stays is looked at by an adoption only
     return r;
 }
 

@@ -18,6 +18,8 @@
 
 #include "base/error.h"
 
+// In a sandbox's directory while it is frozen for a copy: a server that finds it thaws the sandbox.
+#define SNAPSHOT_FROZEN_FILE "frozen"
 enum { SNAPSHOT_LAYERS_MAX = 32 }; // above one image; one more is refused
 
 struct oci;

@@ -67,6 +67,26 @@ static void remove_run(struct job *job) {
         (void)r->ops->snapshot_remove(r, x->snapshot->id, x->snapshot->artifact, &x->error);
 }
 
+static void kept(struct change *c, const struct error *err) {
+    struct removing *x = CONTAINER_OF(c, struct removing, change);
+    struct error conflict = {0};
+    x->domain->inflight--;
+    if (err) // in memory it is right, and the next start finds out again
+        log_warning("snapshot %s: %s", x->snapshot->id, err->message);
+    (void)error_server(&conflict, ERR_SNAPSHOT_DELETE_CONFLICT, "%s", x->error.message);
+    over(x, &conflict);
+}
+
+// Somebody stands on it, so it is whole: as good as before.
+static void keep(struct removing *x) {
+    struct error err = {0};
+    snapshot_become(x->snapshot, SNAPSHOT_READY, "snapshot_runtime_ready", "Snapshot is ready.");
+    if (snapshot_fill(x->snapshot, &x->change, &err) < 0)
+        over(x, &err);
+    else
+        commit(x, kept);
+}
+
 static void remove_done(struct job *job) {
     struct removing *x = CONTAINER_OF(job, struct removing, job);
     struct error err = x->error;
@@ -77,10 +97,11 @@ static void remove_done(struct job *job) {
         commit(x, row_removed);
         return;
     }
-    if (err.kind == EBUSY) // it stays Deleting; a later delete tries again
-        (void)error_server(&err, ERR_SNAPSHOT_DELETE_CONFLICT, "%s", x->error.message);
     log_warning("snapshot %s: %s", x->snapshot->id, err.message);
-    over(x, &err);
+    if (err.kind == EBUSY)
+        keep(x);
+    else // it stays Deleting; a later delete tries again
+        over(x, &err);
 }
 
 static void deleting(struct change *c, const struct error *err) {
