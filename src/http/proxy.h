@@ -47,8 +47,8 @@ struct http_proxy_policy {
     void *arg;
     const struct http_field *add; // request fields to add (X-Forwarded-*)
     size_t add_count;
-    const char *cookie_path; // Set-Cookie: Domain is dropped and Path becomes this prefix ("":
-                             // stays); NULL: untouched
+    const char *cookie_path;     // Set-Cookie: Domain is dropped and Path becomes this prefix ("":
+                                 // stays); NULL: untouched
     const char *location_prefix; // root-relative Location gets this prefix; NULL: untouched
     // Until there is a connection (503 when none of ours became free, 504 when the upstream took
     // none), and from the last byte of the request to the head of the response (504). 0: no limit.

@@ -2,11 +2,9 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "http/client.h"
 #include "server/errors.h"
+#include "server/runtime/execd.h"
 #include "server/sandbox/create.h"
-
-enum { HAND_OVER_MS = 5000, ANSWER_MAX = 4096 };
 
 static bool same_env(const struct pairs *a, const struct pairs *b) {
     if (a->count != b->count)
@@ -40,29 +38,11 @@ static int commit_reserved(struct operation *op, struct error *err) {
 // Its execd gives the variables to every process it starts from now on.
 static int hand_over(struct operation *op, struct error *err) {
     const struct create *t = create_of(op);
-    struct runtime *r = op->domain->settings.runtime;
-    char token[SANDBOX_TOKEN_SIZE], headers[SANDBOX_TOKEN_SIZE + 80];
-    struct strbuf answer cleanup_strbuf;
-    unsigned status = 0;
-    int fd;
-    strbuf_init(&answer, ANSWER_MAX);
+    char token[SANDBOX_TOKEN_SIZE];
     if (!t->env)
         return STEP_DONE;
-    if (r->ops->dial(r, op->id, EXECD_PORT, &fd, err) < 0)
-        return -1;
     domain_token(op->domain, "execd", op->id, token);
-    (void)snprintf(headers, sizeof headers,
-                   "X-EXECD-ACCESS-TOKEN: %s\r\nContent-Type: application/json\r\n", token);
-    struct http_client *c = http_client_new(fd);
-    if (!c)
-        return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
-    int rc = http_client_request(c, "PUT", "/environment", headers, t->env, strlen(t->env), &status,
-                                 &answer, HAND_OVER_MS, err);
-    http_client_free(c);
-    if (rc == 0 && status != 204)
-        rc = error_server(err, ERR_R_SANDBOX_START_FAILED,
-                          "execd did not take the environment: status %u", status);
-    return rc < 0 ? -1 : STEP_DONE;
+    return execd_set_environment(op->domain->settings.runtime, op->id, token, t->env, err);
 }
 
 static int become(struct create *t, struct sandbox *sb) {
