@@ -73,17 +73,6 @@ class Inside:
         return box["value"]
 
 
-def unshared(function, namespace):
-    """A daemon thread in a namespace."""
-    def body():
-        with open(f"/run/netns/{namespace}") as f:
-            assert libc.setns(f.fileno(), CLONE_NEWNET) == 0
-        function()
-    t = threading.Thread(target=body, daemon=True)
-    t.start()
-    return t
-
-
 # ---- DNS by hand ----
 
 TYPES = {"A": 1, "NS": 2, "CNAME": 5, "TXT": 16, "AAAA": 28, "ANY": 255, "AXFR": 252}
@@ -203,7 +192,7 @@ class Bed:
 
     def start_sniffer(self):
         s = self.outside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
-        s.bind(("eth0", 0)) if False else self.outside(lambda: s.bind(("eth0", 0)))
+        self.outside(lambda: s.bind(("eth0", 0)))
         self.sockets.append(s)
 
         def loop():

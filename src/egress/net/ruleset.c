@@ -14,6 +14,10 @@ static const char redirect[] =
     "  set up_addr_v6 { type ipv6_addr; }\n"
     "  set exempt_v4 { type ipv4_addr; }\n"
     "  set exempt_v6 { type ipv6_addr; }\n"
+    // our own flows are tracked apart: a port that the sandbox uses next is not taken for ours
+    "  chain apart { type filter hook output priority -300; policy accept;\n"
+    "    meta mark %1$u ct original zone set 1\n"
+    "  }\n"
     "  chain nat_out { type nat hook output priority -100; policy accept;\n"
     "    meta mark %1$u ip daddr . meta l4proto . th dport @up_v4 return\n"
     "    meta mark %1$u ip6 daddr . meta l4proto . th dport @up_v6 return\n"
@@ -25,8 +29,10 @@ static const char redirect[] =
     // answers that pretend to come from an upstream cannot come over the loopback; what the sandbox
     // asked that address itself was redirected, and its answer does
     "  chain input { type filter hook input priority 0; policy accept;\n"
-    "    iifname \"lo\" ip saddr @up_addr_v4 ct status and dnat == 0 counter name forged drop\n"
-    "    iifname \"lo\" ip6 saddr @up_addr_v6 ct status and dnat == 0 counter name forged drop\n"
+    "    iifname \"lo\" ip saddr @up_addr_v4 ip saddr . meta l4proto . th sport @up_v4 ct status "
+    "and dnat == 0 counter name forged drop\n"
+    "    iifname \"lo\" ip6 saddr @up_addr_v6 ip6 saddr . meta l4proto . th sport @up_v6 ct status "
+    "and dnat == 0 counter name forged drop\n"
     "    iifname \"lo\" accept\n"
     "    ct state new tcp flags & (syn|ack|fin|rst) != syn drop\n"
     "  }\n";
