@@ -19,7 +19,8 @@ struct events {
     int open;           // stream whose event is not finished yet, -1: none
     struct strbuf held; // of the other stream meanwhile
     struct timer ping;
-    char stamp[48]; // ,"timestamp":N}\n\n of the burst at hand
+    struct loop_task flush; // at the end of the loop's turn, so that what comes together leaves so
+    char stamp[48];         // ,"timestamp":N}\n\n of the burst at hand
     bool ended, gone;
     bool torn; // no memory for a frame: the reply is cut, so that the client sees it
 };
@@ -105,10 +106,12 @@ void events_split_end(struct events_splitter *sp, events_text_fn *emit, void *ar
 // ---- frames ----
 
 static void finish(struct events *s) {
+    size_t left = s->frames.len - s->sent;
+    loop_cancel(s->x->loop, &s->flush);
     if (s->torn)
         http_stream_abort(s->x);
     else
-        http_stream_end(s->x);
+        http_stream_finish(s->x, s->frames.data + s->sent, s->gone ? 0 : left);
     strbuf_free(&s->frames);
     strbuf_free(&s->stream[0].line);
     strbuf_free(&s->stream[1].line);
@@ -116,7 +119,12 @@ static void finish(struct events *s) {
     free(s);
 }
 
-void events_flush(struct events *s) {
+static bool may_finish(struct events *s) {
+    size_t left = s->frames.len - s->sent;
+    return s->ended && (s->gone || s->torn || !left || left <= http_stream_room(s->x));
+}
+
+static void flush_now(struct events *s) {
     s->torn = s->torn || s->frames.failed;
     while (!s->gone && !s->torn && s->sent < s->frames.len) {
         size_t room = http_stream_room(s->x), left = s->frames.len - s->sent;
@@ -132,16 +140,33 @@ void events_flush(struct events *s) {
         strbuf_clear(&s->frames);
 }
 
+// To the connection what it takes, and its end when that is all.
+static void push(struct events *s) {
+    s->torn = s->torn || s->frames.failed;
+    if (!may_finish(s))
+        flush_now(s);
+    if (may_finish(s))
+        finish(s);
+}
+
+static void on_flush(struct loop_task *task) {
+    push(CONTAINER_OF(task, struct events, flush));
+}
+
+void events_flush(struct events *s) {
+    if (!s->flush.node.next)
+        loop_defer(s->x->loop, &s->flush);
+}
+
 bool events_blocked(const struct events *s) {
     return s->frames.len >= EVENTS_BURST;
 }
 
 static void on_room(struct http_exchange *x) {
     struct events *s = x->user;
-    events_flush(s);
-    if (s->ended && !s->frames.len)
-        finish(s);
-    else if (!s->ended && !events_blocked(s) && s->owner.room)
+    bool ended = s->ended;
+    push(s); // may have freed it
+    if (!ended && !events_blocked(s) && s->owner.room)
         s->owner.room(s->owner.arg);
 }
 
@@ -169,7 +194,7 @@ static void begin_frame(struct events *s, const char *type) {
 static void end_frame(struct events *s) {
     (void)strbuf_adds(&s->frames, s->stamp);
     if (s->frames.len - s->sent >= EVENTS_BURST)
-        events_flush(s);
+        flush_now(s);
 }
 
 static void text_frame(struct events *s, const char *type, const char *text, size_t len,
@@ -219,6 +244,7 @@ struct events *events_begin(struct http_exchange *x, const char *id, unsigned fl
         return NULL;
     }
     s->x = x;
+    s->flush.run = on_flush;
     s->owner = *owner;
     s->open = -1;
     strbuf_init(&s->frames, (size_t)EVENTS_LINE_MAX);
@@ -262,7 +288,7 @@ void events_output(struct events *s, enum output_stream from, const char *data, 
     if (s->open < 0)
         release_held(s, other);
     if (s->frames.len - s->sent >= EVENTS_BURST)
-        events_flush(s);
+        flush_now(s);
 }
 
 static void end_lines(struct events *s) {
@@ -315,7 +341,8 @@ void events_end(struct events *s) {
     timer_stop(&s->ping);
     end_lines(s);
     s->ended = true;
-    events_flush(s);
-    if (s->gone || !s->frames.len)
+    if (s->gone)
         finish(s);
+    else
+        events_flush(s);
 }

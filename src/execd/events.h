@@ -46,7 +46,8 @@ void events_emit(struct events *s, const char *type, json_t *members);
 // Terminal events, exactly one of them. execution_time is left out when it is 0.
 void events_complete(struct events *s, int64_t execution_ms);
 void events_error(struct events *s, const char *ename, const char *evalue, json_t *traceback);
-// Gives what is gathered to the connection; to be called at the end of each burst.
+// What is gathered leaves at the end of the loop's turn, as one chunk; to be called after each
+// burst.
 void events_flush(struct events *s);
 // What is left leaves as fast as it goes, then the final chunk. The pointer is dead, NULL is fine.
 void events_end(struct events *s);

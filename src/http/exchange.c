@@ -359,6 +359,24 @@ void http_stream_end(struct http_exchange *x) {
     http_connection_settle(c);
 }
 
+void http_stream_finish(struct http_exchange *x, const void *data, size_t len) {
+    struct http_call *call = http_call_of(x);
+    struct http_connection *c = call->connection;
+    char line[20];
+    if (!len || !call->chunked || !c->stream || !call->begun) {
+        (void)http_stream_write(x, data, len); // fits, as its caller has asked
+        http_stream_end(x);
+        return;
+    }
+    size_t at = chunk_line(line, len);
+    struct iovec iov[3] = {
+        {line + at, sizeof line - at}, {(void *)data, len}, {"\r\n0\r\n\r\n", 7}};
+    call->ended = true;
+    x->bytes_out += len;
+    send_piece(call, iov, 3);
+    http_connection_settle(c);
+}
+
 void http_stream_abort(struct http_exchange *x) {
     struct http_call *call = http_call_of(x);
     struct http_connection *c = call->connection;

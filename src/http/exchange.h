@@ -91,6 +91,8 @@ int http_stream_write(struct http_exchange *x, const void *data, size_t len);
 // more.
 size_t http_stream_room(const struct http_exchange *x);
 void http_stream_end(struct http_exchange *x); // final chunk
+// The last piece and the end in one packet; len is at most http_stream_room().
+void http_stream_finish(struct http_exchange *x, const void *data, size_t len);
 void http_stream_abort(
     struct http_exchange *x); // cuts the connection, so that the client sees a broken body
 

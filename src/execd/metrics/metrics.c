@@ -99,12 +99,12 @@ static void watch_next(struct timer *t);
 
 static void watch_send(struct job *job) {
     struct reading *r = CONTAINER_OF(job, struct reading, job);
-    cleanup_strbuf struct strbuf text;
     r->busy = false;
     if (r->gone) {
         watch_end(r);
         return;
     }
+    cleanup_strbuf struct strbuf text;
     double percent = r->before.at_ns ? usage_percent(&r->before, &r->now)
                                      : percent_since_last(execd_of(r->x), &r->now);
     r->before = r->now;
