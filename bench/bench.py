@@ -16,6 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 import harness
+import inside
 import proxy
 
 BUILD = harness.BUILD
@@ -46,6 +47,7 @@ TARGETS = {
     "proxy.stream_ratio": ("ratio", {"value": 1.0}, 9, True),
     "proxy.stream_ratio_tuned": ("ratio", {"value": 0.85}, 9, True),
     "proxy.request_ratio": ("ratio", {"value": 0.9}, 9, True),
+    **inside.TARGETS,
 }
 
 
@@ -239,7 +241,7 @@ def measure(prefixes=()):
     b = Bench()
     try:
         steps = {"server": b.starts, "oci.create": b.creates, "oci.burst": b.bursts, "pool": b.pools, "health": b.busy, "oci.thousand": b.thousand,
-                 "execd": b.execd}
+                 "execd": b.execd, "inside": lambda: inside.measure(b.server, record)}
         if prefixes and "server" not in prefixes:
             b.server.start()
         for name, step in steps.items():
