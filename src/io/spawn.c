@@ -100,10 +100,13 @@ static int become(struct launch *l) {
 }
 
 static void default_signals(void) {
-    struct sigaction plain = {.sa_handler = SIG_DFL};
+    // The kernel's own call: the C library's leaves out the two signals that it uses itself, and
+    // they may have been ignored by whoever started us. SIGKILL and SIGSTOP fail, they have no
+    // handlers.
+    static const unsigned long plain[4]; // handler SIG_DFL, flags, restorer, mask: all zero
     sigset_t none;
     for (int i = 1; i < NSIG; i++)
-        (void)sigaction(i, &plain, NULL); // fails for SIGKILL and SIGSTOP, which have no handlers
+        (void)syscall(SYS_rt_sigaction, i, plain, NULL, sizeof(unsigned long));
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
