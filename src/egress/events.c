@@ -63,6 +63,7 @@ void events_log(struct events *e, enum log_level level, const char *message, jso
     char ts[CLOCK_TEXT_MAX];
     cleanup_strbuf struct strbuf line;
     cleanup_json json_t *owned = fields;
+    strbuf_init(&line, LINE_MAX);
     if (!log_enabled(level))
         return;
     clock_format(clock_wall_us() / 1000 * 1000, ts);
@@ -75,7 +76,6 @@ void events_log(struct events *e, enum log_level level, const char *message, jso
         (void)json_object_set_new(j, "dropped", json_integer((json_int_t)e->dropped));
         e->dropped = 0;
     }
-    strbuf_init(&line, LINE_MAX);
     if (!json_write(j, &line) && !strbuf_addc(&line, '\n'))
         (void)fd_write_all(e->fd, line.data, line.len); // a log that is full stops nothing
 }

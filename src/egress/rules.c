@@ -119,11 +119,11 @@ static int load_upstreams(struct egress *e, struct error *err) {
     struct upstream list[FORWARD_UPSTREAMS_MAX];
     unsigned count;
     cleanup_strbuf struct strbuf text;
+    strbuf_init(&text, RESOLV_MAX);
     if (e->options.upstream_count) {
         set_upstreams(e, e->options.upstreams, e->options.upstream_count);
         return 0;
     }
-    strbuf_init(&text, RESOLV_MAX);
     if (fd_read_file(AT_FDCWD, e->options.resolv_conf, &text, err) < 0)
         return -1;
     forward_resolv_conf(list, &count, text.data);

@@ -320,7 +320,7 @@ class Bed:
     def start_egress(self, policy=None, supervisor=False, wait=True, **env):
         rules = self.dir / "rules"
         rules.mkdir(exist_ok=True)
-        variables = {"OPENSANDBOX_EGRESS_DNS_UPSTREAM": RESOLVER, "OPENSANDBOX_EGRESS_TOKEN": TOKEN, "PATH": os.environ["PATH"],
+        variables = {"OPENSANDBOX_EGRESS_DNS_UPSTREAM": RESOLVER, "OPENSANDBOX_EGRESS_TOKEN": TOKEN, "PATH": os.environ["PATH"], **{k: os.environ[k] for k in ("ASAN_OPTIONS", "UBSAN_OPTIONS") if k in os.environ},
                      "OPENSANDBOX_EGRESS_RULES": json.dumps(policy) if policy is not None else ""}
         variables.update({f"OPENSANDBOX_EGRESS_{k}": str(v) for k, v in env.items()})
         self.log = open(self.dir / "egress.log", "ab")
