@@ -6,7 +6,7 @@ PYTEST = $(BUILD)/venv/bin/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-sdk test-all sanitize fuzz lint \
-	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check contract test-docker test-podman test-engine-restart defects images bench-docker vectors soak execd-empty-root docs-check clean
+	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check contract test-docker test-podman test-engine-restart defects images bench-docker vectors soak execd-empty-root docs-check test-egress egress-fail-closed clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +107,12 @@ isolation-check: deps-test build-test ## what a sandbox can reach, with a contro
 
 hostile-check: deps-test build-test ## hostile images beside a canary tree
 	@python3 tools/check.py hostile
+
+test-egress: deps-test build-test ## network policy: names, addresses, API, and the adversarial cases by number
+	@python3 tools/check.py egress
+
+egress-fail-closed: deps-test build-test ## worker, supervisor and rules are taken away; a counter on the far side stays at zero
+	@python3 tools/check.py egress_closed
 
 quickstart-check: ## quickstart twice from a clean clone, then stop
 	@python3 tools/check.py quickstart

@@ -90,6 +90,14 @@ def group_empty_root():
     return pytest("tests/component/test_execd_empty_root.py")
 
 
+def group_egress():
+    return pytest("-vv", "tests/component/test_egress.py", "tests/component/test_egress_hostile.py", "tests/component/test_egress_contract.py")
+
+
+def group_egress_closed():
+    return pytest("-vv", "tests/component/test_egress_fail_closed.py")
+
+
 def group_e2e():
     return pytest("tests/e2e", "-m", "not long")
 
@@ -105,7 +113,8 @@ def group_sanitize():
               "-Doptimization=1", "-Dwerror=false")  # the ordinary builds decide on warnings; these see texts cut on purpose
     env = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
     unit = meson_tests(d, ["unit"], env, "4")
-    component = pytest("tests/component", "-m", "not long and not bare", env=dict(env, OPENSANDBOX_EXECD=str(d / "src/execd/execd")))
+    env = dict(env, OPENSANDBOX_EXECD=str(d / "src/execd/execd"), OPENSANDBOX_EGRESS=str(d / "src/egress/egress"))
+    component = pytest("tests/component", "-m", "not long and not bare", env=env)
     return tuple(a + b for a, b in zip(unit, component))
 
 

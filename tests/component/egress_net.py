@@ -178,7 +178,12 @@ class Bed:
         self.start_evil()
 
     def __exit__(self, *_):
-        self.stop_egress()
+        try:
+            self.stop_egress()
+        finally:
+            self.tear_down()
+
+    def tear_down(self):
         for p in self.processes:
             p.kill()
             p.wait()
@@ -320,8 +325,9 @@ class Bed:
     def start_egress(self, policy=None, supervisor=False, wait=True, **env):
         rules = self.dir / "rules"
         rules.mkdir(exist_ok=True)
-        variables = {"OPENSANDBOX_EGRESS_DNS_UPSTREAM": RESOLVER, "OPENSANDBOX_EGRESS_TOKEN": TOKEN, "PATH": os.environ["PATH"], **{k: os.environ[k] for k in ("ASAN_OPTIONS", "UBSAN_OPTIONS") if k in os.environ},
+        variables = {"OPENSANDBOX_EGRESS_DNS_UPSTREAM": RESOLVER, "OPENSANDBOX_EGRESS_TOKEN": TOKEN, "PATH": os.environ["PATH"],
                      "OPENSANDBOX_EGRESS_RULES": json.dumps(policy) if policy is not None else ""}
+        variables.update({k: os.environ[k] for k in ("ASAN_OPTIONS", "UBSAN_OPTIONS") if k in os.environ})
         variables.update({f"OPENSANDBOX_EGRESS_{k}": str(v) for k, v in env.items()})
         self.log = open(self.dir / "egress.log", "ab")
         command = [EGRESS] + ([] if supervisor else ["worker"])
@@ -337,10 +343,12 @@ class Bed:
         if self.egress and self.egress.poll() is None:
             self.egress.send_signal(number)
             try:
-                self.egress.wait(10)
+                code = self.egress.wait(10)
             except subprocess.TimeoutExpired:
                 self.egress.kill()
-                self.egress.wait()
+                code = self.egress.wait()
+            p, self.egress = self.egress, None
+            assert number != signal.SIGTERM or code == 0, f"{p.args}: {code}: " + (self.dir / "egress.log").read_text()[-3000:]
         self.egress = None
 
     def healthy(self):

@@ -111,7 +111,7 @@ static struct address *make(struct learned *l, const char *key, const struct net
 
 // Remembers by which names. -1: no memory, or a chain too long to be judged again.
 static int add_names(struct address *a, const struct dns_chain *chain) {
-    char text[NAMES_TEXT];
+    char text[NAMES_TEXT] = "";
     size_t used = 0;
     for (size_t i = 0; i < chain->count; i++) {
         size_t len = strlen(chain->names[i]);
