@@ -245,7 +245,8 @@ bool dns_response_fits(const uint8_t *message, size_t len, const struct dns_quer
     for (size_t i = 0; i < q->question_len; i++) // lengths and types are no letters
         if (tolower(message[DNS_HEADER + i]) != tolower(q->question[i]))
             return false;
-    if (memcmp(message + DNS_HEADER + q->question_len - 4, q->question + q->question_len - 4, 4) ||
+    if (memcmp(message + DNS_HEADER + q->question_len - 4, q->question + q->question_len - 4, 4) !=
+            0 ||
         !reader_init(&r, message, len))
         return false;
     for (int section = 0; section < 3; section++)
@@ -304,7 +305,7 @@ int dns_each_address(const uint8_t *message, size_t len, const struct dns_chain 
         return -1;
     while ((more = reader_next(&r, 0, &rec)) > 0) {
         struct net n;
-        if (rec.class != CLASS_IN || strcmp(rec.owner, owner) ||
+        if (rec.class != CLASS_IN || strcmp(rec.owner, owner) != 0 ||
             !((rec.type == DNS_A && rec.data_len == 4) ||
               (rec.type == DNS_AAAA && rec.data_len == 16)))
             continue;

@@ -3,18 +3,12 @@
 #include <errno.h>
 #include <string.h>
 
-// A map value is the rule's position + 1.
-static void *as_value(size_t position) {
-    return (void *)(uintptr_t)(position + 1);
-}
-
-static int enter(struct index *ix, size_t position) {
-    const struct rule *r = &ix->rules.rules[position];
+static int enter(struct index *ix, struct rule *r) {
     if (r->kind == RULE_NET)
         return netset_add(&ix->nets[r->allow][r->net.size == 16], &r->net);
     struct map *m = r->kind == RULE_WILDCARD ? &ix->suffix : &ix->exact;
     const char *key = r->kind == RULE_WILDCARD ? r->target + 2 : r->target;
-    return map_get(m, key) ? 0 : map_put(m, key, as_value(position));
+    return map_get(m, key) ? 0 : map_put(m, key, r);
 }
 
 int index_build(struct index *ix, const struct policy *deny_always,
@@ -29,7 +23,7 @@ int index_build(struct index *ix, const struct policy *deny_always,
     if (!r)
         r = policy_append(&ix->rules, user, err);
     for (size_t i = 0; !r && i < ix->rules.count; i++)
-        if (enter(ix, i) < 0)
+        if (enter(ix, &ix->rules.rules[i]) < 0)
             r = error_set(err, ENOMEM, "out of memory");
     if (r) {
         index_clear(ix);
@@ -48,41 +42,42 @@ void index_clear(struct index *ix) {
         netset_clear(&ix->nets[i / 2][i % 2]);
 }
 
-static struct verdict decide(const struct index *ix, size_t found) {
-    if (!found)
+static struct verdict decide(const struct index *ix, const struct rule *rule) {
+    if (!rule)
         return (struct verdict){.allow = ix->rules.allow, .source = SOURCE_DEFAULT};
-    size_t i = found - 1;
+    size_t i = (size_t)(rule - ix->rules.rules);
     enum rule_source source = i < ix->ends[0]   ? SOURCE_DENY_ALWAYS
                               : i < ix->ends[1] ? SOURCE_ALLOW_ALWAYS
                                                 : SOURCE_POLICY;
-    return (struct verdict){.allow = ix->rules.rules[i].allow,
+    return (struct verdict){.allow = rule->allow,
                             .source = source,
                             .position =
                                 i - (source == SOURCE_DENY_ALWAYS ? 0 : ix->ends[source - 1]),
-                            .rule = &ix->rules.rules[i]};
+                            .rule = rule};
 }
 
-static size_t lower(size_t best, const struct map *m, const char *key) {
-    size_t found = (size_t)(uintptr_t)map_get(m, key);
+// The one that comes first in the list.
+static const struct rule *first(const struct rule *best, const struct map *m, const char *key) {
+    const struct rule *found = map_get(m, key);
     return found && (!best || found < best) ? found : best;
 }
 
 struct verdict index_name(const struct index *ix, const char *name) {
-    size_t best = lower(0, &ix->exact, name);
+    const struct rule *best = first(NULL, &ix->exact, name);
     for (const char *dot = strchr(name, '.'); dot; dot = strchr(dot + 1, '.'))
-        best = lower(best, &ix->suffix, dot + 1);
+        best = first(best, &ix->suffix, dot + 1);
     return decide(ix, best);
 }
 
 struct verdict index_address(const struct index *ix, const struct net *address) {
-    size_t best = 0;
+    const struct rule *best = NULL;
     for (size_t i = 0; i < ix->rules.count; i++) {
         const struct rule *r = &ix->rules.rules[i];
         if (r->kind != RULE_NET || !net_covers(&r->net, address))
             continue;
         if (!r->allow)
-            return decide(ix, i + 1);
-        best = best ? best : i + 1;
+            return decide(ix, r);
+        best = best ? best : r;
     }
     return decide(ix, best);
 }

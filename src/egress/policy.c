@@ -64,6 +64,7 @@ static int check_name(const char *name, struct error *err) {
 int policy_target(const char *text, char target[POLICY_TARGET_MAX + 1], enum rule_kind *ret_kind,
                   struct net *ret_net, struct error *err) {
     size_t len;
+    memset(target, 0, POLICY_TARGET_MAX + 1);
     text = trim(text, &len);
     if (!len)
         return error_set(err, EINVAL, "egress target cannot be empty");
@@ -143,14 +144,14 @@ static int check_members(const json_t *object, const char *a, const char *b, str
     json_t *value;
     json_object_foreach((json_t *)object, key, value) {
         (void)value;
-        if (strcmp(key, a) && strcmp(key, b))
+        if (strcmp(key, a) != 0 && strcmp(key, b) != 0)
             return error_set(err, EINVAL, "unknown field \"%.64s\"", key);
     }
     return 0;
 }
 
 static int take_rule(struct policy *p, const json_t *j, struct error *err) {
-    bool allow;
+    bool allow = false;
     const json_t *target = json_object_get(j, "target");
     if (!json_is_object(j))
         return error_set(err, EINVAL, "an object with action and target is expected");

@@ -56,7 +56,7 @@ static unsigned read_status(int fd) {
             return 0;
         got += (size_t)n;
     }
-    return strncmp(text, "HTTP/1.", 7) || parse_u64(text + 9, 100, 999, &status) < 0
+    return strncmp(text, "HTTP/1.", 7) != 0 || parse_u64(text + 9, 100, 999, &status) < 0
                ? 0
                : (unsigned)status;
 }

@@ -80,7 +80,7 @@ static void arrived(struct flight *f, uint8_t *message, size_t len) {
 // ---- TCP ----
 
 static void read_tcp(struct flight *f) {
-    if (!f->buffer && !(f->buffer = malloc(DNS_MESSAGE_MAX + 2))) {
+    if (!f->buffer && !(f->buffer = calloc(1, DNS_MESSAGE_MAX + 2))) {
         failed(f);
         return;
     }

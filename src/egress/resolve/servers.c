@@ -70,7 +70,7 @@ void forward_resolv_conf(struct upstream *list, unsigned *ret_count, const char 
             char one[64];
             struct upstream u;
             const char *p = line + strspn(line, " \t");
-            if (strncmp(p, word, sizeof word - 1) || !strchr(" \t", p[sizeof word - 1]))
+            if (strncmp(p, word, sizeof word - 1) != 0 || !strchr(" \t", p[sizeof word - 1]))
                 continue;
             p += sizeof word - 1;
             p += strspn(p, " \t");
