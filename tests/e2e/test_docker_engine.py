@@ -1,6 +1,7 @@
 """The docker runtime where the engine makes the difference: networks, published ports, registries, an engine that goes away."""
 import concurrent.futures
 import os
+import socket
 import subprocess
 import tempfile
 
@@ -35,6 +36,43 @@ def published(engine, sandbox_id):
     return {k: v for k, v in ports.items() if v}
 
 
+# In a sandbox: what was asked comes back as the answer, or byte for byte after an upgrade.
+ECHO = """
+import socket
+l = socket.create_server(("127.0.0.1", 8001))
+while True:
+    c = l.accept()[0]
+    head = b""
+    while not head.endswith(b"\\r\\n\\r\\n"):
+        head += c.recv(1)
+    if b"pgrade: websocket" in head:
+        c.sendall(b"HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n")
+        while data := c.recv(100):
+            c.sendall(data.upper())
+    else:
+        c.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(head), head))
+    c.close()
+"""
+
+
+def other_ports_are_reached(s, sandbox_id):
+    """HTTP and upgrades to a port that is published nowhere; it gets no token of execd."""
+    path = f"/v1/sandboxes/{sandbox_id}/proxy/8001/a%20b?c=%2F"
+    assert s.request("GET", path).status == 502  # nobody listens yet
+    s.events(sandbox_id, command=f"python3 -c '{ECHO}'", background=True)
+    r = harness.wait_until(lambda: (r := s.request("GET", path)).status == 200 and r, "the service answers", 10)
+    assert r.body.startswith(b"GET /a%20b?c=%2F HTTP/1.1\r\n") and b"TOKEN" not in r.body.upper()
+    with socket.create_connection(("127.0.0.1", s.port), timeout=10) as c:
+        c.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nOPEN-SANDBOX-API-KEY: {s.key}\r\nConnection: Upgrade\r\n"
+                  "Upgrade: websocket\r\n\r\n".encode())
+        f = c.makefile("rb")
+        assert b" 101 " in f.readline()
+        while f.readline().strip():
+            pass
+        c.sendall(b"hello")
+        assert f.read(5) == b"HELLO"
+
+
 def test_published_ports(engine):
     """`always`: execd's port alone, on the loopback, on a port that the engine chose."""
     s = run_server(engine, publish_ports="always")
@@ -44,7 +82,7 @@ def test_published_ports(engine):
             ports = published(engine, i)
             assert list(ports) == ["44772/tcp"] and ports["44772/tcp"][0]["HostIp"] == "127.0.0.1"
             assert s.run(i, "echo here")[1] == "here\n"
-        assert s.request("GET", f"/v1/sandboxes/{made[0]}/proxy/8001/").status == 502  # not published, and said so
+        other_ports_are_reached(s, made[0])
     finally:
         s.remove()
 

@@ -17,6 +17,9 @@ enum {
     UPSTREAM_IDLE_MS = 30000
 };
 enum { CONNECT_MS = 10000, FIRST_BYTE_MS = 180000 };
+enum { FIELDS_ADDED_MAX = 4 };
+
+#define EXECD_TOKEN "X-EXECD-ACCESS-TOKEN"
 
 // ---- connections of one sandbox ----
 
@@ -106,7 +109,7 @@ static bool drop_request(const struct http_field *f, void *arg) {
     if (!p->trusted &&
         (is_one_of(f->name, claims) || strncasecmp(f->name, "X-Forwarded-", 12) == 0))
         return true;
-    if (p->port != EXECD_PORT && strcasecmp(f->name, "X-EXECD-ACCESS-TOKEN") == 0)
+    if (p->port != EXECD_PORT && strcasecmp(f->name, EXECD_TOKEN) == 0)
         return true;
     return holds_key(p->api, f);
 }
@@ -132,7 +135,8 @@ static const char *forwarded_for(struct http_exchange *x, bool trusted) {
     return arena_printf(x->arena, "%s%s%s", chain, *chain ? ", " : "", x->peer);
 }
 
-static size_t forwarded_fields(struct http_exchange *x, bool trusted, struct http_field add[3]) {
+static size_t forwarded_fields(struct http_exchange *x, bool trusted,
+                               struct http_field add[FIELDS_ADDED_MAX]) {
     const char *chain = forwarded_for(x, trusted);
     const char *host = trusted ? http_header(x, "X-Forwarded-Host") : NULL;
     const char *proto = trusted ? http_header(x, "X-Forwarded-Proto") : NULL;
@@ -178,39 +182,66 @@ static bool is_ping(const struct http_exchange *x, unsigned port) {
 static void count_access(struct http_exchange *x, struct sandbox *sb, unsigned port) {
     const char *wish = http_header(x, "OpenSandbox-Access-Renew");
     if ((wish && strcasecmp(wish, "skip") == 0) ||
-        (is_ping(x, port) && !token_matches(x, sb, "execd", "X-EXECD-ACCESS-TOKEN")))
+        (is_ping(x, port) && !token_matches(x, sb, "execd", EXECD_TOKEN)))
         return;
     renew_access(api_of(x)->domain, sb, "server_proxy");
 }
 
+// Where a service is found: at its own port, or behind execd, which asks for its own token.
+struct way {
+    unsigned port;
+    const char *target;
+    struct http_field add[FIELDS_ADDED_MAX];
+    size_t add_count;
+};
+
+static int find_way(struct http_exchange *x, const struct sandbox *sb, unsigned port, bool trusted,
+                    struct way *ret) {
+    const struct domain *d = api_of(x)->domain;
+    bool relay = port != EXECD_PORT && lifecycle_relays(d);
+    const char *behind = relay ? arena_printf(x->arena, "/proxy/%u", port) : "";
+    ret->port = relay ? EXECD_PORT : port;
+    ret->target = arena_printf(x->arena, "%s%s%s%s", behind ? behind : "", *x->rest ? x->rest : "/",
+                               strchr(x->request->target, '?') ? "?" : "", x->query);
+    ret->add_count = forwarded_fields(x, trusted, ret->add);
+    if (!relay)
+        return ret->target ? 0 : -1;
+    char *token = arena_alloc(x->arena, SANDBOX_TOKEN_SIZE);
+    if (!token || !behind || !ret->target)
+        return -1;
+    domain_token(d, "execd", sb->id, token);
+    ret->add[ret->add_count++] = (struct http_field){.name = EXECD_TOKEN,
+                                                     .value = token,
+                                                     .name_len = strlen(EXECD_TOKEN),
+                                                     .value_len = strlen(token)};
+    return 0;
+}
+
 static void forward(struct http_exchange *x, struct sandbox *sb, unsigned port) {
-    struct http_field add[3];
+    struct way way;
     struct passage *p = arena_alloc(x->arena, sizeof *p);
     struct reach *r = reach_of(x, sb);
-    const char *target = arena_printf(x->arena, "%s%s%s", *x->rest ? x->rest : "/",
-                                      strchr(x->request->target, '?') ? "?" : "", x->query);
     // The path before the rest: where the sandbox's root is for the client.
     const char *prefix = arena_strndup(x->arena, x->path, strlen(x->path) - strlen(x->rest));
-    if (!p || !r || !target || !prefix) {
+    bool trusted = api_trusts_peer(x);
+    if (!p || !r || !prefix || find_way(x, sb, port, trusted, &way)) {
         api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
         return;
     }
-    struct http_upstream *u = http_upstreams_at(r->ports, port);
+    struct http_upstream *u = http_upstreams_at(r->ports, way.port);
     if (!u) {
         api_refuse(x, ERR_OVERLOADED, "%d ports of this sandbox are in use already", UPSTREAMS_MAX);
         return;
     }
-    *p = (struct passage){.api = api_of(x),
-                          .port = port,
-                          .trusted = api_trusts_peer(x),
-                          .own_origin = x->route == &proxy_route};
+    *p = (struct passage){
+        .api = api_of(x), .port = port, .trusted = trusted, .own_origin = x->route == &proxy_route};
     const struct http_proxy_policy policy = {
-        .target = target,
+        .target = way.target,
         .drop_request = drop_request,
         .drop_response = drop_response,
         .arg = p,
-        .add = add,
-        .add_count = forwarded_fields(x, p->trusted, add),
+        .add = way.add,
+        .add_count = way.add_count,
         .cookie_path = prefix,
         .location_prefix = prefix,
         .connect_ms = CONNECT_MS,
@@ -289,7 +320,7 @@ static bool authorised(struct http_exchange *x, const struct sandbox *sb, unsign
                    "this sandbox demands the OpenSandbox-Secure-Access header of its endpoint");
         return false;
     }
-    if (port == EXECD_PORT && !token_matches(x, sb, "execd", "X-EXECD-ACCESS-TOKEN")) {
+    if (port == EXECD_PORT && !token_matches(x, sb, "execd", EXECD_TOKEN)) {
         api_refuse(x, ERR_EXECD_TOKEN,
                    "port %d demands the X-EXECD-ACCESS-TOKEN header of its endpoint", EXECD_PORT);
         return false;

@@ -111,6 +111,11 @@ static int call_submit(struct call *c, struct error *err) {
     return error_server(err, ERR_OVERLOADED, "the workers' queue is full");
 }
 
+bool lifecycle_relays(const struct domain *d) {
+    const struct runtime *r = d->settings.runtime;
+    return r->ops->relays && r->ops->relays(r);
+}
+
 void lifecycle_dial(struct domain *d, const char *id, unsigned port,
                     void (*done)(int fd, const struct error *err, void *arg), void *arg) {
     struct error err = {0};

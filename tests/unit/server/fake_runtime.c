@@ -27,7 +27,7 @@ struct fake {
     void (*hook[FAKE_CALLS])(void);
     struct map existing, busy, snapshots; // ids
     bool snapshots_busy;
-    bool images_ready;
+    bool images_ready, relay;
     int (*dial)(unsigned port);
     struct inspection inspection;
     struct loop *loop;
@@ -194,6 +194,9 @@ static int f_snapshot_remove(struct runtime *r, const char *snapshot_id, const c
     pthread_mutex_unlock(&f->lock);
     return busy ? error_set(err, EBUSY, "in use") : 0;
 }
+static bool f_relays(const struct runtime *r) {
+    return ((const struct fake *)r)->relay;
+}
 static void f_watch(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg) {
     struct fake *f = fake_of(r);
     f->loop = l;
@@ -234,6 +237,7 @@ static const struct runtime_ops ops = {.name = "fake",
                                        .logs = f_logs,
                                        .facts = f_facts,
                                        .dial = f_dial,
+                                       .relays = f_relays,
                                        .watch = f_watch,
                                        .stop = f_stop,
                                        .free = f_free};
@@ -306,6 +310,9 @@ void fake_put(struct runtime *r, const char *id) {
 }
 void fake_dial(struct runtime *r, int (*dial)(unsigned port)) {
     fake_of(r)->dial = dial;
+}
+void fake_relay(struct runtime *r, bool relay) {
+    fake_of(r)->relay = relay;
 }
 void fake_images(struct runtime *r, bool ready) {
     fake_of(r)->images_ready = ready; // loop thread only

@@ -306,6 +306,39 @@ static void test_execd_demands_its_token(void **state) {
     end(&t);
 }
 
+// Where dials reach execd alone, it is asked for the rest, with its token and not the client's.
+static void test_other_ports_go_through_execd(void **state) {
+    struct setting t;
+    char token[SANDBOX_TOKEN_SIZE], fields[128], text[128];
+    (void)state;
+    begin(&t, NULL);
+    fake_relay(t.w.runtime, true);
+    domain_token(t.w.domain, "execd", t.id, token);
+    (void)snprintf(fields, sizeof fields, "X-EXECD-ACCESS-TOKEN: %s\r\n", token);
+    ask(&t, "GET", "80/a%20b?c=%2F", "X-EXECD-ACCESS-TOKEN: wrong\r\n");
+    const char *h = head(&t, service(&t, 0));
+    assert_int_equal(services.port[0], EXECD_PORT);
+    has(h, "GET /proxy/80/a%20b?c=%2F HTTP/1.1\r\n");
+    has(h, fields);
+    has_not(h, "wrong");
+    answer(services.fd[0], "Location: /y\r\n");
+    (void)snprintf(text, sizeof text, "Location: /v1/sandboxes/%s/proxy/80/y\r\n", t.id);
+    h = head(&t, t.client);
+    has(h, text);
+    has_not(h, token);
+    ask(&t, "GET", "81", "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    h = head(&t, services.fd[0]); // the same connection
+    has(h, "GET /proxy/81/ HTTP/1.1\r\n");
+    has(h, "Upgrade: websocket\r\n");
+    has(h, fields);
+    answer(services.fd[0], "");
+    (void)head(&t, t.client);
+    ask(&t, "GET", "44772/ping", ""); // its own port is as ever
+    has(head(&t, services.fd[0]), "GET /ping HTTP/1.1\r\n");
+    assert_int_equal(atomic_load(&services.count), 1);
+    end(&t);
+}
+
 static void test_what_is_refused_at_once(void **state) {
     static const char *const asked[][3] = {
         {"0/", "HTTP/1.1 400 ", "FAKE::INVALID_PORT"},
@@ -453,6 +486,7 @@ int main(void) {
         cmocka_unit_test(test_trusted_proxies_are_believed),
         cmocka_unit_test(test_answers_stay_below_their_path),
         cmocka_unit_test(test_execd_demands_its_token),
+        cmocka_unit_test(test_other_ports_go_through_execd),
         cmocka_unit_test(test_what_is_refused_at_once),
         cmocka_unit_test(test_a_paused_sandbox_is_told),
         cmocka_unit_test(test_a_pending_sandbox_is_waited_for),

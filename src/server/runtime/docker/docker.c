@@ -127,6 +127,10 @@ static int dial(struct runtime *r, const char *id, unsigned port, int *ret_fd, s
     return docker_dial(self(r), id, port, ret_fd, err);
 }
 
+static bool relays(const struct runtime *r) {
+    return ((const struct docker *)r)->publish;
+}
+
 static void watch(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg) {
     struct docker *d = self(r);
     if (d->events)
@@ -178,6 +182,7 @@ static const struct runtime_ops ops = {.name = "docker",
                                        .inspect = inspect,
                                        .logs = logs,
                                        .dial = dial,
+                                       .relays = relays,
                                        .watch = watch,
                                        .stop = stop,
                                        .free = docker_free};
