@@ -10,14 +10,13 @@
 static json_t *render(const struct pool *p) {
     const struct pool_capacity *c = &p->capacity;
     char created[CLOCK_TEXT_MAX];
+    const json_int_t ready = (json_int_t)p->ready_count, given = (json_int_t)p->allocated;
     clock_format(p->created_us, created);
     return json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:s}, s:s}", "name", p->name,
                      "capacitySpec", "bufferMax", (json_int_t)c->buffer_max, "bufferMin",
                      (json_int_t)c->buffer_min, "poolMax", (json_int_t)c->pool_max, "poolMin",
-                     (json_int_t)c->pool_min, "status", "total",
-                     (json_int_t)(p->ready_count + p->allocated), "allocated",
-                     (json_int_t)p->allocated, "available", (json_int_t)p->ready_count, "revision",
-                     p->revision, "createdAt", created);
+                     (json_int_t)c->pool_min, "status", "total", ready + given, "allocated", given,
+                     "available", ready, "revision", p->revision, "createdAt", created);
 }
 
 // ---- bodies ----
