@@ -95,10 +95,12 @@ def test_commands_run_beside_the_entrypoint():
 
 def test_bootstrap_variables(tmp_path):
     (tmp_path / "pre.sh").write_text("export FROM_PRE='a b'\nlocal_only=1\necho pre runs\n")
-    env = {"EXECD_BOOTSTRAP_PRE_SCRIPT": str(tmp_path / "pre.sh"), "BOOTSTRAP_CMD": "echo cmd $FROM_PRE $0; sleep 1000", "BOOTSTRAP_SHELL": "/bin/sh"}
+    env = {"EXECD_BOOTSTRAP_PRE_SCRIPT": str(tmp_path / "pre.sh"), "BOOTSTRAP_CMD": "echo cmd $FROM_PRE $0; exec sleep 1000", "BOOTSTRAP_SHELL": "/bin/sh"}
     with init("ignored", env=env) as e:
         assert e.stdout('echo "$FROM_PRE|$local_only"') == "a b|\n"
         wait_until(lambda: e.ring() == b"pre runs\ncmd a b /bin/sh\n", "the entrypoint's line")
+        os.kill(e.pid, signal.SIGTERM)
+        assert e.wait() == 128 + signal.SIGTERM
 
 
 def test_failing_pre_script_ends_the_start(tmp_path):
