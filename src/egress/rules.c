@@ -15,11 +15,19 @@ enum { TICK_MS = 1000, RELOAD_TICKS = 60, RESOLV_MAX = 64 * 1024, POLICY_FILE_MA
 
 // ---- enforcement ----
 
+// First only what no longer may be there is taken out; when the sets are not what they were thought
+// to be, all is written again.
 static int transact(struct egress *e, const struct index *ix, struct error *err) {
-    firewall_enforce(&e->firewall, &e->options, ix, e->forwarder.upstreams, e->forwarder.count);
-    if (e->options.nft)
-        learned_judge(&e->learned, ix);
-    return firewall_commit(&e->firewall, err);
+    bool written = false;
+    for (;;) {
+        firewall_enforce(&e->firewall, &e->options, ix, e->forwarder.upstreams, e->forwarder.count);
+        if (e->options.nft)
+            written = learned_judge(&e->learned, ix, written || e->firewall.fresh);
+        int r = firewall_commit(&e->firewall, err);
+        if (!r || err->kind != ENOENT || written || !e->options.nft)
+            return r;
+        written = true;
+    }
 }
 
 int egress_enforce(struct egress *e, struct policy *policy, struct error *err) {
@@ -111,6 +119,7 @@ static void set_upstreams(struct egress *e, const struct upstream *list, unsigne
                !memcmp(&fw->upstreams[i].address, &list[i].address, sizeof list[i].address);
     if (same)
         return;
+    forward_renew(fw);
     memcpy(fw->upstreams, list, count * sizeof *list);
     fw->count = count;
 }

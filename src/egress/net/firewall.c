@@ -71,6 +71,7 @@ int firewall_load(struct firewall *f, const struct options *o, struct error *err
         r = load(f, o, false, err);
     }
     f->loads++;
+    f->fresh = true;
     if (!r) {
         int why = nft_fingerprint(&f->nft, f->netdev ? FIREWALL_NETDEV : NULL, &f->fingerprint);
         r = why ? error_errno(err, -why, "read the rules back") : 0;
@@ -183,6 +184,7 @@ int firewall_commit(struct firewall *f, struct error *err) {
     int r = nft_commit(&f->nft);
     f->batches++;
     f->failures += r != 0;
+    f->fresh = f->fresh && r;
     return r ? error_errno(err, -r, "packet filter") : 0;
 }
 

@@ -23,6 +23,7 @@ struct firewall {
     uint32_t generation;  // of the policy, in conntrack marks
     struct net own;       // size 0: none
     unsigned own_port;
+    bool fresh; // loaded and not yet filled
     uint64_t fingerprint;
     uint64_t loads, batches, failures;
 };

@@ -214,8 +214,7 @@ static bool survives(const struct address *a, const struct index *ix) {
     return false;
 }
 
-void learned_judge(struct learned *l, const struct index *ix) {
-    int64_t now = clock_boot_ms();
+static void write_all(struct learned *l, const struct index *ix, int64_t now) {
     nft_flush(&l->firewall->nft, "dyn_allow_v4");
     nft_flush(&l->firewall->nft, "dyn_allow_v6");
     for (size_t i = 0; i < l->by_end.count; i++) {
@@ -223,6 +222,25 @@ void learned_judge(struct learned *l, const struct index *ix) {
         if (a->until_ms > now && survives(a, ix))
             add_element(l, a, now);
     }
+}
+
+bool learned_judge(struct learned *l, const struct index *ix, bool all) {
+    int64_t now = clock_boot_ms();
+    for (size_t i = 0; i < l->by_end.count && !all; i++) {
+        const struct address *a = CONTAINER_OF(l->by_end.nodes[i], struct address, node);
+        all = a->until_ms - now <= LIVE_MS && a->until_ms - now > -LIVE_MS && !survives(a, ix);
+    }
+    if (all) {
+        write_all(l, ix, now);
+        return true;
+    }
+    for (size_t i = 0; i < l->by_end.count; i++) {
+        const struct address *a = CONTAINER_OF(l->by_end.nodes[i], struct address, node);
+        if (a->until_ms - now > LIVE_MS && !survives(a, ix))
+            nft_delete(&l->firewall->nft, set_of(&a->net),
+                       &(struct nft_element){.key = a->net.bytes, .key_len = a->net.size});
+    }
+    return false;
 }
 
 static void forget_names(struct address *a, const struct index *ix) {

@@ -28,9 +28,10 @@ void learned_clear(struct learned *l);
 int learned_add(struct learned *l, const struct dns_chain *chain, const struct net *address,
                 uint32_t ttl);
 int learned_commit(struct learned *l);
-// Inside a transaction of firewall_enforce(): the sets hold what `ix` still allows, and nothing
-// else. learned_settle() afterwards forgets the rest.
-void learned_judge(struct learned *l, const struct index *ix);
+// Inside a transaction of firewall_enforce(): takes out of the sets what `ix` no longer allows, or
+// writes them anew (`all`, or when one is so near its end that it may be gone). Returns whether it
+// did. learned_settle() afterwards forgets what was taken out.
+bool learned_judge(struct learned *l, const struct index *ix, bool all);
 void learned_settle(struct learned *l, const struct index *ix);
 bool learned_has(const struct learned *l, const struct net *address);
 

@@ -13,6 +13,7 @@ static void attempt(struct flight *f);
 static void release(struct flight *f) {
     timer_stop(&f->timer);
     stream_close(TAKE_PTR(f->stream));
+    stream_close(TAKE_PTR(f->udp.stream));
     free(TAKE_PTR(f->buffer));
     f->got = 0;
 }
@@ -67,10 +68,55 @@ static int open_socket(struct flight *f, int type) {
     return TAKE_FD(fd);
 }
 
+// ---- the stock ----
+
+// Late answers, and refusals of questions that nobody waits for any more.
+static void on_idle(struct stream *s, unsigned events, void *arg) {
+    struct forwarder *fw = arg;
+    (void)events;
+    for (int i = 0; i < 8; i++)
+        if (stream_read(s, fw->scratch, sizeof fw->scratch) < 0)
+            return;
+}
+
+static void keep_socket(struct flight *f) {
+    struct forwarder *fw = f->forwarder;
+    if (f->probe || !f->udp.stream || f->udp.uses >= FORWARD_SOCKET_USES ||
+        fw->stocked == FORWARD_STOCK) {
+        stream_close(TAKE_PTR(f->udp.stream));
+        return;
+    }
+    stream_set_owner(f->udp.stream, on_idle, fw);
+    fw->stock[fw->stocked++] = f->udp;
+    f->udp.stream = NULL;
+}
+
+// One of the idle sockets of the server, any; false: there is none.
+static bool take_socket(struct flight *f) {
+    struct forwarder *fw = f->forwarder;
+    uint32_t random;
+    random_bytes(&random, sizeof random);
+    for (unsigned i = 0; i < fw->stocked; i++) {
+        struct forward_socket *s = &fw->stock[(i + random) % fw->stocked];
+        if (s->upstream != f->at)
+            continue;
+        f->udp = *s;
+        *s = fw->stock[--fw->stocked];
+        return true;
+    }
+    return false;
+}
+
+void forward_renew(struct forwarder *fw) {
+    while (fw->stocked)
+        stream_close(fw->stock[--fw->stocked].stream);
+}
+
 static void arrived(struct flight *f, uint8_t *message, size_t len) {
     enum dns_rcode rcode = dns_rcode(message);
     if (f->at < f->forwarder->count)
         f->forwarder->upstreams[f->at].sick = false;
+    keep_socket(f);
     if (f->probe || rcode == DNS_NOERROR || rcode == DNS_NXDOMAIN)
         finish(f, message, len);
     else
@@ -122,7 +168,7 @@ static void on_tcp(struct stream *s, unsigned events, void *arg) {
 }
 
 static void ask_again_tcp(struct flight *f) {
-    stream_close(TAKE_PTR(f->stream));
+    keep_socket(f);
     f->tcp = true;
     int fd = open_socket(f, SOCK_STREAM);
     if (fd < 0 || !(f->stream = stream_open(f->forwarder->loop, fd, on_tcp, f))) {
@@ -134,6 +180,8 @@ static void ask_again_tcp(struct flight *f) {
 
 // ---- UDP ----
 
+static int ask_udp(struct flight *f, bool old);
+
 static void on_udp(struct stream *s, unsigned events, void *arg) {
     struct flight *f = arg;
     struct forwarder *fw = f->forwarder;
@@ -142,8 +190,11 @@ static void on_udp(struct stream *s, unsigned events, void *arg) {
         ssize_t n = stream_read(s, fw->scratch, sizeof fw->scratch);
         if (n < 0 && errno == EAGAIN)
             return;
-        if (n < 0) { // refused
-            failed(f);
+        if (n < 0) { // refused; on an old socket perhaps long ago
+            bool old = f->udp.uses > 1;
+            stream_close(TAKE_PTR(f->udp.stream));
+            if (!old || ask_udp(f, false) < 0)
+                failed(f);
             return;
         }
         if (!dns_response_fits(fw->scratch, (size_t)n, &f->q, f->id))
@@ -156,16 +207,23 @@ static void on_udp(struct stream *s, unsigned events, void *arg) {
     }
 }
 
-static int ask_udp(struct flight *f) {
+static int ask_udp(struct flight *f, bool old) {
     uint8_t message[DNS_SHORT_MAX];
     size_t len = dns_write_query(message, &f->q, f->id);
-    int fd = open_socket(f, SOCK_DGRAM);
-    if (fd < 0 || !(f->stream = stream_open(f->forwarder->loop, fd, on_udp, f)))
-        return -1;
-    if (stream_write(f->stream, message, len) != (ssize_t)len)
-        return -1;
-    stream_want(f->stream, STREAM_READABLE);
-    return 0;
+    if (old && take_socket(f)) {
+        stream_set_owner(f->udp.stream, on_udp, f);
+    } else {
+        int fd = open_socket(f, SOCK_DGRAM);
+        f->udp = (struct forward_socket){.upstream = f->at};
+        if (fd < 0 || !(f->udp.stream = stream_open(f->forwarder->loop, fd, on_udp, f)))
+            return -1;
+        stream_want(f->udp.stream, STREAM_READABLE);
+    }
+    f->udp.uses++;
+    if (stream_write(f->udp.stream, message, len) == (ssize_t)len)
+        return 0;
+    stream_close(TAKE_PTR(f->udp.stream));
+    return old && f->udp.uses > 1 ? ask_udp(f, false) : -1; // an old one tells of an old refusal
 }
 
 static int64_t patience(const struct flight *f) {
@@ -183,7 +241,7 @@ static void attempt(struct flight *f) {
         f->tcp = false;
         random_bytes(&f->id, sizeof f->id);
         f->forwarder->upstreams[f->at].asked++;
-        if (!ask_udp(f)) {
+        if (!ask_udp(f, !f->probe)) {
             timer_start(f->forwarder->loop, &f->timer, patience(f), on_time_out);
             return;
         }
@@ -195,7 +253,7 @@ static void attempt(struct flight *f) {
 
 static void launch(struct forwarder *fw, struct flight *f) {
     f->forwarder = fw;
-    f->stream = NULL;
+    f->stream = f->udp.stream = NULL;
     f->buffer = NULL;
     f->tried = 0;
     f->got = 0;
@@ -258,4 +316,5 @@ void forward_stop(struct forwarder *fw) {
     timer_stop(&fw->probe_timer);
     while (!list_empty(&fw->running))
         finish(LIST_ENTRY(fw->running.next, struct flight, node), NULL, 0);
+    forward_renew(fw);
 }

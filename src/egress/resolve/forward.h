@@ -1,6 +1,6 @@
 // Questions to upstream servers: UDP first, TCP when the answer is cut, the next server when one
-// fails. A socket, a port and an id of its own for each question; only an answer that repeats the
-// question counts. Loop thread.
+// fails. A socket of its own for each question, drawn at random from a small stock that is renewed
+// all the time, and a random id; only an answer that repeats the question counts. Loop thread.
 #ifndef EGRESS_RESOLVE_FORWARD_H
 #define EGRESS_RESOLVE_FORWARD_H
 
@@ -12,7 +12,9 @@ enum {
     FORWARD_UPSTREAMS_MAX = 11,
     FORWARD_FLIGHTS_MAX = 1024,
     FORWARD_FAIL_OVER_MS = 1500, // while there is another server to ask
-    FORWARD_PROBE_MS = 2000
+    FORWARD_PROBE_MS = 2000,
+    FORWARD_STOCK = 64,      // idle sockets, of all servers
+    FORWARD_SOCKET_USES = 64 // questions, then another port
 };
 
 struct upstream {
@@ -23,6 +25,11 @@ struct upstream {
 };
 
 struct forwarder;
+// A connected UDP socket.
+struct forward_socket {
+    struct stream *stream;
+    unsigned upstream, uses;
+};
 // One question on its way. Embed it; all zero but `q` and `done`.
 struct flight {
     struct dns_query q;
@@ -31,7 +38,8 @@ struct flight {
     // private
     struct list node;
     struct forwarder *forwarder;
-    struct stream *stream;
+    struct stream *stream; // TCP
+    struct forward_socket udp;
     struct timer timer;
     int64_t deadline_ms;
     uint32_t tried; // bits of upstreams
@@ -49,6 +57,8 @@ struct forwarder {
     uint32_t mark; // SO_MARK; 0: none
     int64_t time_out_ms, probe_every_ms;
     char probe_name[256];
+    struct forward_socket stock[FORWARD_STOCK];
+    unsigned stocked;
     struct list running;
     struct timer probe_timer;
     struct flight probes[FORWARD_UPSTREAMS_MAX];
@@ -57,7 +67,8 @@ struct forwarder {
 
 // upstreams, mark, time-outs and probe_name are set by the caller before.
 void forward_start(struct forwarder *fw, struct loop *l);
-void forward_stop(struct forwarder *fw); // done() of what is on its way is called with len 0
+void forward_stop(struct forwarder *fw);  // done() of what is on its way is called with len 0
+void forward_renew(struct forwarder *fw); // closes idle sockets: the list of servers has changed
 int forward_ask(struct forwarder *fw, struct flight *f); // -1: too many; done() is not called
 void forward_cancel(struct flight *f); // done() is not called; fine when it is not on its way
 
