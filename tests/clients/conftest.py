@@ -1,0 +1,18 @@
+"""Official clients that the ordinary test environment does not have; `make test-clients` installs them."""
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import harness  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def server():
+    s = harness.Server()
+    try:
+        s.import_base()
+        yield s.start()
+    finally:
+        s.remove()
