@@ -6,6 +6,7 @@
 #include "egress/always.h"
 #include "egress/events.h"
 #include "egress/index.h"
+#include "egress/net/drops.h"
 #include "egress/net/firewall.h"
 #include "egress/net/learned.h"
 #include "egress/options.h"
@@ -24,6 +25,7 @@ struct egress {
     struct proxy proxy;
     struct firewall firewall;
     struct learned learned;
+    struct drops drops;
     struct events events;
     struct webhook webhook;
     struct http_server *http;
@@ -49,6 +51,8 @@ void egress_start_ticking(struct egress *e);
 // Tells everybody of a refusal: events, log, webhook.
 void egress_denied(struct egress *e, enum event_kind kind, const char *target,
                    const struct verdict *by, const char *reason);
+
+void egress_dropped(const struct drop *d, void *egress); // a packet
 
 // api.c
 int api_start(struct egress *e, struct error *err);

@@ -65,6 +65,9 @@ static int start(struct program *p, struct error *err) {
         return -1;
     if (egress_enforce(e, NULL, err) < 0)
         return -1;
+    struct error why;
+    if (e->options.nft && drops_start(&e->drops, &e->loop, egress_dropped, e, &why) < 0)
+        log_warning("refused packets are only counted: %s", why.message);
     forward_start(&e->forwarder, &e->loop);
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
         if (signal_watch_start(&e->loop, &p->stop[i], numbers[i], on_stop) < 0)
@@ -90,6 +93,7 @@ static void finish(struct program *p) {
     timer_stop(&e->tick);
     http_server_free(e->http);
     webhook_stop(&e->webhook);
+    drops_stop(&e->drops);
     proxy_stop(e);
     if (e->forwarder.loop)
         forward_stop(&e->forwarder);

@@ -1,6 +1,7 @@
 // The policy in force: where it comes from, how it changes, how it is kept.
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -242,4 +243,31 @@ void egress_denied(struct egress *e, enum event_kind kind, const char *target,
     (void)events_denied(&e->events, kind, target, by, reason);
     if (kind == EVENT_NAME && *target)
         webhook_send(&e->webhook, target);
+}
+
+void egress_dropped(const struct drop *d, void *egress) {
+    static const struct {
+        unsigned proto;
+        const char *name;
+    } names[] = {{IPPROTO_TCP, "tcp"},
+                 {IPPROTO_UDP, "udp"},
+                 {IPPROTO_ICMP, "icmp"},
+                 {IPPROTO_ICMPV6, "icmpv6"}};
+    struct egress *e = egress;
+    char address[NET_TEXT_MAX], target[NET_TEXT_MAX + 32], number[16];
+    const char *name = number;
+    struct verdict v = index_address(&e->index, &d->to);
+    (void)snprintf(number, sizeof number, "%u", d->proto);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+        if (names[i].proto == d->proto)
+            name = names[i].name;
+    net_format(&d->to, address);
+    if (d->port)
+        (void)snprintf(target, sizeof target, "%s %s/%u", address, name, d->port);
+    else
+        (void)snprintf(target, sizeof target, "%s %s", address, name);
+    bool other =
+        d->by_rule && (!v.rule || v.allow); // no rule of a policy, one of the filter itself
+    egress_denied(e, EVENT_ADDRESS, target, other ? NULL : &v,
+                  other ? "DNS over TLS or HTTPS is closed to all addresses" : NULL);
 }

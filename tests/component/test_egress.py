@@ -68,6 +68,19 @@ def test_events_and_explain(bed):
     assert bed.api("GET", "/policy/explain?target=*.x.test")[0] == 400
 
 
+def test_refused_packets_are_events(bed):
+    assert bed.api("PATCH", "/policy", [{"action": "deny", "target": "203.0.113.64/30"}])[0] == 200
+    assert bed.connect(DENIED, 81) != 0 and bed.connect("198.51.100.12", 82) != 0 and bed.connect("198.51.100.12", 853) != 0
+
+    def found():
+        events = {e["target"]: e for e in bed.api("GET", "/events")[1]["events"] if e["kind"] == "address"}
+        return events if {f"{DENIED} tcp/81", "198.51.100.12 tcp/82", "198.51.100.12 tcp/853"} <= set(events) else None
+    events = net.wait_until(found, "three events")
+    assert (events[f"{DENIED} tcp/81"]["by"], events[f"{DENIED} tcp/81"]["rule"]) == ("policy", "203.0.113.64/30")
+    assert events["198.51.100.12 tcp/82"]["by"] == "default"
+    assert "DNS over TLS" in events["198.51.100.12 tcp/853"]["reason"]
+
+
 def test_policy_shapes(bed):
     assert bed.api("GET", "/policy") == (200, {"status": "ok", "mode": "enforcing", "enforcementMode": "dns+nft", "policy": POLICY | {
         "egress": POLICY["egress"]}})

@@ -55,20 +55,25 @@ static int run_nft(const struct strbuf *rules, struct error *err) {
                      *errors.data ? errors.data : "failed without a message");
 }
 
-static int load(struct firewall *f, const struct options *o, bool netdev, struct error *err) {
+static int load(const struct firewall *f, const struct options *o, unsigned parts,
+                struct error *err) {
     cleanup_strbuf struct strbuf rules;
     strbuf_init(&rules, FIREWALL_RULES_MAX);
-    firewall_rules(f, o, netdev, &rules);
+    firewall_rules(f, o, parts, &rules);
     return run_nft(&rules, err);
 }
 
 int firewall_load(struct firewall *f, const struct options *o, struct error *err) {
-    f->netdev = o->nft;
-    int r = load(f, o, f->netdev, err);
-    if (r && f->netdev) { // kernels before 5.16
-        log_warning("no filter at the links, raw sockets are not covered: %s", err->message);
-        f->netdev = false;
-        r = load(f, o, false, err);
+    static const unsigned choices[] = {FIREWALL_LOG | FIREWALL_LINKS, FIREWALL_LINKS, FIREWALL_LOG,
+                                       0};
+    int r = -1;
+    for (size_t i = 0; r && i < (o->nft ? ARRAY_SIZE(choices) : 1); i++) {
+        r = load(f, o, choices[i], err);
+        f->netdev = o->nft && choices[i] & FIREWALL_LINKS;
+        if (r && o->nft)
+            log_warning("this kernel does not take all rules: %s", err->message);
+        else if (o->nft && !f->netdev)
+            log_warning("no filter at the links: raw sockets are not covered");
     }
     f->loads++;
     f->fresh = true;

@@ -31,7 +31,8 @@ struct firewall {
 // Draws the marks and opens the socket.
 int firewall_init(struct firewall *f, struct error *err);
 void firewall_clear(struct firewall *f);
-void firewall_rules(const struct firewall *f, const struct options *o, bool netdev,
+enum firewall_parts { FIREWALL_LOG = 1, FIREWALL_LINKS = 2 }; // that old kernels lack
+void firewall_rules(const struct firewall *f, const struct options *o, unsigned parts,
                     struct strbuf *sb);
 // Replaces whatever is there by a closed skeleton.
 int firewall_load(struct firewall *f, const struct options *o, struct error *err);

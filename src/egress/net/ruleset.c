@@ -51,11 +51,13 @@ static const char filter[] =
     "  chain admit { ct mark set meta nfproto map @generation meta mark set %2$u accept; }\n"
     "  chain refuse {\n"
     "    counter name dropped_default\n"
+    "%4$s"
     "    meta l4proto tcp reject with tcp reset\n"
     "    reject with icmpx type admin-prohibited\n"
     "  }\n"
     "  chain denied {\n"
     "    counter name dropped_deny\n"
+    "%5$s"
     "    meta l4proto tcp reject with tcp reset\n"
     "    reject with icmpx type admin-prohibited\n"
     "  }\n"
@@ -128,8 +130,13 @@ static void add_netdev(const struct firewall *f, struct strbuf *sb) {
     (void)strbuf_adds(sb, "}\n");
 }
 
-void firewall_rules(const struct firewall *f, const struct options *o, bool netdev,
+void firewall_rules(const struct firewall *f, const struct options *o, unsigned parts,
                     struct strbuf *sb) {
+    static const char log_default[] =
+        "    limit rate 20/second burst 40 packets log group 15353 prefix \"default\" snaplen 96\n";
+    static const char log_deny[] =
+        "    limit rate 20/second burst 40 packets log group 15353 prefix \"deny\" snaplen 96\n";
+    bool log = parts & FIREWALL_LOG;
     cleanup_strbuf struct strbuf doh;
     strbuf_init(&doh, FIREWALL_RULES_MAX);
     add_doh(o, &doh);
@@ -141,9 +148,10 @@ void firewall_rules(const struct firewall *f, const struct options *o, bool netd
                           "  counter dropped_deny { }\n");
     (void)strbuf_addf(sb, redirect, f->mark);
     if (o->nft)
-        (void)strbuf_addf(sb, filter, f->mark, f->stamp, doh.data);
+        (void)strbuf_addf(sb, filter, f->mark, f->stamp, doh.data, log ? log_default : "",
+                          log ? log_deny : "");
     (void)strbuf_adds(sb, "}\n");
-    if (o->nft && netdev)
+    if (o->nft && parts & FIREWALL_LINKS)
         add_netdev(f, sb);
     sb->failed |= doh.failed;
 }
