@@ -1,8 +1,14 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/strbuf.h"
@@ -17,6 +23,13 @@ static struct {
     int fd;
 } config = {LOG_LEVEL_INFO, LOG_FORMAT_TEXT, 2};
 
+static struct {
+    pthread_mutex_t lock;
+    char path[PATH_MAX - 16];
+    int64_t size, max;
+    unsigned backups; // 0: the file is not rotated
+} rotation = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
 static _Thread_local const char *context;
 
 static const char *const names[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
@@ -25,6 +38,56 @@ void log_configure(enum log_level level, enum log_format format, int fd) {
     config.level = level;
     config.format = format;
     config.fd = fd;
+}
+
+static int open_file(void) {
+    return open(rotation.path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+}
+
+int log_to_file(const char *path, int64_t max_bytes, unsigned backups) {
+    struct stat st;
+    int n = snprintf(rotation.path, sizeof rotation.path, "%s", path);
+    if (n < 0 || (size_t)n >= sizeof rotation.path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    int fd = open_file();
+    if (fd < 0)
+        return -1;
+    rotation.size = fstat(fd, &st) == 0 ? st.st_size : 0;
+    rotation.max = max_bytes;
+    rotation.backups = backups;
+    config.fd = fd;
+    return 0;
+}
+
+// The descriptor keeps its number, so that lines of other threads go to the old file or the new
+// one. What fails leaves the log as it is.
+static void rotate(void) {
+    char from[PATH_MAX], to[PATH_MAX];
+    for (unsigned i = rotation.backups; i > 0; i--) {
+        (void)snprintf(to, sizeof to, "%s.%u", rotation.path, i);
+        if (i > 1)
+            (void)snprintf(from, sizeof from, "%s.%u", rotation.path, i - 1);
+        if (rename(i > 1 ? from : rotation.path, to) < 0 && i == 1)
+            return;
+    }
+    int fd = open_file();
+    if (fd < 0)
+        return;
+    (void)dup3(fd, config.fd, O_CLOEXEC);
+    (void)close(fd);
+    rotation.size = 0;
+}
+
+static void make_room(size_t len) {
+    if (!rotation.backups)
+        return;
+    (void)pthread_mutex_lock(&rotation.lock);
+    if (rotation.size && rotation.size + (int64_t)len > rotation.max)
+        rotate();
+    rotation.size += (int64_t)len;
+    (void)pthread_mutex_unlock(&rotation.lock);
 }
 
 void log_set_level(enum log_level level) {
@@ -103,6 +166,7 @@ void log_write(enum log_level level, const char *format, ...) {
         add_text(&line, clean.data);
         (void)strbuf_addc(&line, '\n');
     }
+    make_room(line.len);
     ssize_t n;
     do
         n = write(config.fd, line.data, line.len);

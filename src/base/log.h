@@ -5,6 +5,7 @@
 #define BASE_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARNING, LOG_LEVEL_ERROR };
 enum log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
@@ -14,6 +15,10 @@ enum log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
 void log_configure(enum log_level level, enum log_format format,
                    int fd); // default: info, text, 2; fd is borrowed
 void log_set_level(enum log_level level);
+// Lines go to `path` (appended to, made 0640) from now on; once a line would make it larger than
+// max_bytes, "path" becomes "path.1", that one "path.2" and so on up to `backups`; 0: never. -1
+// with errno. Once, before other threads run.
+int log_to_file(const char *path, int64_t max_bytes, unsigned backups);
 bool log_enabled(enum log_level level);
 int log_level_parse(const char *name,
                     enum log_level *ret_level); // DEBUG INFO WARNING WARN ERROR CRITICAL, any case

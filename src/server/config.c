@@ -2,11 +2,13 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/parse.h"
 #include "base/strbuf.h"
@@ -302,6 +304,38 @@ static bool is_blank(const char *text) {
     return !*text;
 }
 
+enum { KEYS_FILE_MAX = 1024 * 1024 };
+
+static int add_key(struct config *c, const char *text, size_t len) {
+    int rc = list_add(&c->keys, c->key_count, text, len);
+    c->key_count += rc == 0;
+    return rc;
+}
+
+// One key a line, without the blanks around it.
+static int read_keys_file(struct config *c, struct error *err) {
+    struct strbuf text cleanup_strbuf;
+    strbuf_init(&text, KEYS_FILE_MAX);
+    int fd = open(c->api_keys_file, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "server.api_keys_file \"%s\": make it, or unset the key",
+                           c->api_keys_file);
+    int rc = fd_read_all(fd, &text, err);
+    (void)close(fd);
+    if (rc < 0)
+        return error_wrap(err, "server.api_keys_file \"%s\"", c->api_keys_file);
+    for (const char *p = text.data; *p;) {
+        size_t line = strcspn(p, "\n"), before = strspn(p, " \t\r");
+        size_t len = before < line ? line - before : 0;
+        while (len && strchr(" \t\r", p[before + len - 1]))
+            len--;
+        if (len && p[before] != '#' && add_key(c, p + before, len) < 0)
+            return out_of_memory(err);
+        p += line + (p[line] == '\n');
+    }
+    return 0;
+}
+
 // The keys that requests may carry. The variable wins; an empty one is a slip, not a wish to have
 // no key.
 static int collect_keys(struct config *c, struct error *err) {
@@ -318,12 +352,12 @@ static int collect_keys(struct config *c, struct error *err) {
         return out_of_memory(err);
     char *none[] = {NULL};
     const char *first = given ? given : c->api_key;
-    if (first && !is_blank(first) && list_add(&c->keys, c->key_count++, first, strlen(first)) < 0)
+    if (first && !is_blank(first) && add_key(c, first, strlen(first)) < 0)
         return out_of_memory(err);
     for (char **k = given ? none : c->api_keys; *k; k++)
-        if (!is_blank(*k) && list_add(&c->keys, c->key_count++, *k, strlen(*k)) < 0)
+        if (!is_blank(*k) && add_key(c, *k, strlen(*k)) < 0)
             return out_of_memory(err);
-    return 0;
+    return given || !c->api_keys_file ? 0 : read_keys_file(c, err);
 }
 
 static int complete(struct config *c, struct error *err) {

@@ -41,16 +41,17 @@ struct config {
     size_t warning_count, unknown_count; // unknown keys are among the warnings
 
     // [server]
-    char *host, *api_key, *eip, *sandbox_domain;
+    char *host, *api_key, *api_keys_file, *eip, *sandbox_domain;
     char **api_keys, **cors_origins, **trusted_proxies;
     int64_t port, keep_alive_s, connections_max, backlog, timeout_max_s;
     int64_t create_wait_s, drain_s, failed_retention_s, body_max, upstream_per_sandbox;
     int64_t workers, pull_workers, creates_running, creates_waiting, sandboxes_max;
-    char **keys; // api_key and api_keys, blank ones left out; or the key of the environment
+    char **keys; // api_key, api_keys and api_keys_file, blank ones left out; or the environment's
     size_t key_count;
     // [log]
     char *log_level, *log_format, *log_file;
     bool log_file_enabled;
+    int64_t log_file_max, log_backups;
     int64_t console_port;
     // [runtime]
     char *runtime, *execd_path;

@@ -33,7 +33,8 @@ struct server {
     struct api api;
     struct http_server *http, *console;
     struct renew_queue *renewals;
-    struct signal_watch terminate, interrupt;
+    struct signal_watch terminate, interrupt, hangup;
+    struct config *reloaded; // on the last SIGHUP; NULL: there was none
     char execd[PATH_MAX];
     bool stopping;
     int exit_code;
@@ -163,6 +164,30 @@ static void on_interrupt(struct signal_watch *w, int number) {
     stop_signal(CONTAINER_OF(w, struct server, interrupt), number);
 }
 
+// SIGHUP: API keys and the level of the log are read again; everything else needs a restart. What
+// is wrong leaves all as it was.
+static void on_hangup(struct signal_watch *w, int number) {
+    struct server *s = CONTAINER_OF(w, struct server, hangup);
+    struct error err = {0};
+    enum log_level level = LOG_LEVEL_INFO;
+    struct config *c = config_load(s->config->path, &err);
+    if (c && !c->key_count && s->api.keys->key_count) {
+        (void)error_set(&err, EACCES, "no API key is left: restart to serve without one");
+        config_free(c);
+        c = NULL;
+    }
+    if (!c) {
+        log_error("SIGHUP: nothing is changed: %s", err.message);
+        return;
+    }
+    (void)log_level_parse(c->log_level, &level);
+    log_set_level(level);
+    config_free(s->reloaded);
+    s->reloaded = c;
+    s->api.keys = c;
+    log_info("SIGHUP: %zu API keys, log level %s", c->key_count, c->log_level);
+}
+
 static void started(const struct error *err, void *arg) {
     struct server *s = arg;
     if (!err) {
@@ -182,16 +207,13 @@ static int open_log(const struct config *c, struct error *err) {
     enum log_level level = LOG_LEVEL_INFO;
     enum log_format format =
         strcasecmp(c->log_format, "json") == 0 ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT;
-    int fd = STDERR_FILENO;
     (void)log_level_parse(c->log_level, &level); // the table of keys checked it
-    if (c->log_file_enabled) {
-        fd = open(c->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
-        if (fd < 0)
-            return error_errno(err, errno,
-                               "log.file_path \"%s\": make its directory, or set another",
-                               c->log_file);
-    }
-    log_configure(level, format, fd);
+    log_configure(level, format, STDERR_FILENO);
+    if (c->log_file_enabled &&
+        (cli_make_parents(c->log_file, 0750) < 0 ||
+         log_to_file(c->log_file, c->log_file_max, (unsigned)c->log_backups) < 0))
+        return error_errno(err, errno, "log.file_path \"%s\": cannot be opened, set another",
+                           c->log_file);
     return 0;
 }
 
@@ -290,7 +312,8 @@ static int open_http(struct server *s, struct error *err) {
         return -1;
     open_console(s);
     if (signal_watch_start(&s->loop, &s->terminate, SIGTERM, on_terminate) < 0 ||
-        signal_watch_start(&s->loop, &s->interrupt, SIGINT, on_interrupt) < 0)
+        signal_watch_start(&s->loop, &s->interrupt, SIGINT, on_interrupt) < 0 ||
+        signal_watch_start(&s->loop, &s->hangup, SIGHUP, on_hangup) < 0)
         return error_set(err, EIO, "cannot watch signals");
     return 0;
 }
@@ -298,6 +321,7 @@ static int open_http(struct server *s, struct error *err) {
 static void close_all(struct server *s) {
     signal_watch_stop(&s->terminate);
     signal_watch_stop(&s->interrupt);
+    signal_watch_stop(&s->hangup);
     if (s->console)
         http_server_free(s->console);
     if (s->http)
@@ -311,6 +335,7 @@ static void close_all(struct server *s) {
     }
     store_close(s->store);
     api_clear(&s->api);
+    config_free(s->reloaded);
     int left = loop_close(&s->loop);
     if (left != 0)
         log_warning("the loop did not close clean: %s", uv_strerror(left));

@@ -17,6 +17,7 @@ struct net { // an address or a CIDR of server.trusted_proxies
 
 struct api {
     const struct config *config;
+    const struct config *keys; // of which the API keys hold: config, or a later reading of it
     struct domain *domain;
     struct http_server *server; // set by the caller once it exists
     unsigned features;          // of the runtime (enum runtime_feature)

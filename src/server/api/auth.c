@@ -37,9 +37,9 @@ static void take_request_id(struct http_exchange *x) {
 bool api_is_key(const struct api *a, const char *text, size_t len) {
     bool found = false;
     // Every key is compared whole, whichever matched; only the lengths are no secret.
-    for (size_t i = 0; i < a->config->key_count; i++)
-        if (strlen(a->config->keys[i]) == len)
-            found |= constant_time_equal(text, a->config->keys[i], len);
+    for (size_t i = 0; i < a->keys->key_count; i++)
+        if (strlen(a->keys->keys[i]) == len)
+            found |= constant_time_equal(text, a->keys->keys[i], len);
     return found;
 }
 
@@ -71,7 +71,7 @@ static bool origin_allowed(const struct api *a, const char *origin) {
     if (*a->config->cors_origins)
         return is_listed(a->config->cors_origins, "*") ||
                is_listed(a->config->cors_origins, origin);
-    return a->config->key_count > 0;
+    return a->keys->key_count > 0;
 }
 
 // Cross-origin requests on the lifecycle routes, never with credentials. Returns true when it was a
@@ -188,7 +188,7 @@ bool api_before(struct http_exchange *x) {
     bool proxied = x->route && x->route->handle == handle_proxy, open = is_open(x);
     if (!proxied && origin && answer_cors(x, origin))
         return true;
-    if (!open && (a->config->key_count ? key_refused(x) : keyless_refused(x, origin)))
+    if (!open && (a->keys->key_count ? key_refused(x) : keyless_refused(x, origin)))
         return true;
     // Until the store is reconciled only the open routes answer; a create waits in its handler.
     if (!domain_ready(a->domain) && x->route && (proxied || !open) &&

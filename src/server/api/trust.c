@@ -53,7 +53,7 @@ int api_init(struct api *a, const struct config *c, struct domain *d, unsigned f
     size_t count = 0;
     while (c->trusted_proxies[count])
         count++;
-    *a = (struct api){.config = c, .domain = d, .features = features};
+    *a = (struct api){.config = c, .keys = c, .domain = d, .features = features};
     list_init(&a->held);
     a->trusted = calloc(count + 1, sizeof *a->trusted);
     a->traffic = traffic_new();
