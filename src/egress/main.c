@@ -23,11 +23,11 @@ struct program {
     bool stopping;
 };
 
-static void start_log(void) {
+static void start_log(int fd) {
     const char *name = getenv("OPENSANDBOX_EGRESS_LOG_LEVEL");
     enum log_level level = LOG_LEVEL_INFO;
     (void)log_level_parse(name && *name ? name : "info", &level); // unknown: info
-    log_configure(level, LOG_FORMAT_JSON, 1);
+    log_configure(level, LOG_FORMAT_JSON, fd);
 }
 
 static void on_drained(void *arg) {
@@ -118,21 +118,22 @@ static int worker(void) {
     struct egress *e = &p.e;
     struct error err;
     (void)prctl(PR_SET_DUMPABLE, 0); // the token is nobody else's
-    start_log();
+    start_log(1);
     json_init();
     signals_init();
     if (options_read(&e->options, &err) < 0) {
         log_error("%s", err.message);
         return SUPERVISOR_SETUP;
     }
-    events_init(&e->events, e->options.attributes, 1);
+    start_log(e->options.log_fd);
+    events_init(&e->events, e->options.attributes, e->options.log_fd);
     if (start_closed(e, &err) < 0) {
         log_error("%s", err.message);
         return err.kind == EPERM ? SUPERVISOR_NO_RIGHT : 1;
     }
     if (loop_init(&e->loop, &err) < 0 || start(&p, &err) < 0) {
         log_error("%s", err.message); // what was opened ends with the process; the rules do not
-        return err.kind == EINVAL ? SUPERVISOR_SETUP : 1;
+        return err.kind == EINVAL || err.kind == ENOTSUP ? SUPERVISOR_SETUP : 1;
     }
     tell_loaded(e);
     loop_run(&e->loop);

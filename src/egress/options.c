@@ -1,6 +1,7 @@
 #include "egress/options.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,6 +160,18 @@ static int take_upstreams(struct options *o, struct error *err) {
                : 0;
 }
 
+// One output: stdout, stderr or the path of a file. Nobody rotates it here.
+static int take_log(struct options *o, struct error *err) {
+    const char *output = get("OPENSANDBOX_LOG_OUTPUT");
+    o->log_fd = strcmp(output, "stderr") ? 1 : 2;
+    if (!*output || !strcmp(output, "stdout") || !strcmp(output, "stderr"))
+        return 0;
+    if (strchr(output, ','))
+        return error_set(err, ENOTSUP, "OPENSANDBOX_LOG_OUTPUT: several outputs are not built");
+    o->log_fd = open(output, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    return o->log_fd < 0 ? error_errno(err, errno, "OPENSANDBOX_LOG_OUTPUT: %s", output) : 0;
+}
+
 // What is asked for and not built must not be forgotten silently.
 static int check_unbuilt(struct error *err) {
     static const char *const names[] = {PREFIX "UPSTREAM_PROXY", PREFIX "MITMPROXY_SCRIPT"};
@@ -167,6 +180,8 @@ static int check_unbuilt(struct error *err) {
     for (size_t i = 0; i < ARRAY_SIZE(names); i++)
         if (*get(names[i]))
             return error_set(err, ENOTSUP, "%s: not built", names[i]);
+    if (*get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") || *get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+        log_warning("OTLP is not built: metrics are at /metrics only");
     if (!strncasecmp(get(PREFIX "DENY_WEBHOOK"), "https:", 6))
         return error_set(err, ENOTSUP, PREFIX "DENY_WEBHOOK: only http:// is built");
     return 0;
@@ -187,8 +202,9 @@ int options_read(struct options *o, struct error *err) {
     };
     uint64_t rules_max = number(PREFIX "MAX_RULES", POLICY_RULES_MAX, 0, 1 << 20);
     o->rules_max = rules_max ? (size_t)rules_max : SIZE_MAX;
-    if (check_unbuilt(err) < 0 || take_mode(o, err) < 0 || take_address(o, err) < 0 ||
-        take_attributes(o, err) < 0 || take_exempt(o, err) < 0 || take_doh(o, err) < 0)
+    if (check_unbuilt(err) < 0 || take_log(o, err) < 0 || take_mode(o, err) < 0 ||
+        take_address(o, err) < 0 || take_attributes(o, err) < 0 || take_exempt(o, err) < 0 ||
+        take_doh(o, err) < 0)
         return -1;
     return take_upstreams(o, err);
 }

@@ -19,6 +19,7 @@ struct options {
     int listen_fd; // listening socket handed to us ("fd:N"), else -1
     const char *token, *policy_file, *rules, *resolv_conf, *rules_dir;
     size_t rules_max;
+    int log_fd;          // stdout, stderr or a file
     const char *webhook; // "" none
     const char *sandbox_id;
     json_t *attributes; // object of texts, for log lines and metrics

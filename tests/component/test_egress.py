@@ -1,5 +1,6 @@
 """Names, addresses and the API of egress between two network namespaces: what is denied is never seen on the far side."""
 import errno
+import json
 
 import pytest
 
@@ -182,3 +183,31 @@ def test_live_flow_is_cut(bed):
 def test_metrics(bed):
     text = bed.api("GET", "/metrics")[1]
     assert "egress_policy_denied_total" in text and f'egress_upstream_healthy{{server="{RESOLVER}:53"}} 1' in text
+
+
+def test_files_of_the_operator():
+    with net.Bed() as b:
+        (b.dir / "rules").mkdir()
+        (b.dir / "rules/deny.always").write_text("# no\n*.wild.test\n 198.51.100.12 \n")
+        (b.dir / "rules/allow.always").write_text("other.test\nx.wild.test\n")
+        (b.dir / "rules/log_skip.always").write_text("allowed.test\n")
+        b.start_egress(POLICY, LOG_LEVEL="info", SANDBOX_ID="sb-7", METRICS_EXTRA_ATTRS="team=a,=x,y=")
+        assert b.ask("other.test").rcode == 0 and b.ask("x.wild.test").rcode == 3
+        assert b.ask_tcp([net.query("allowed.test")])[0].rcode == 0
+        assert b.api("GET", "/policy")[1]["policy"] == POLICY
+        assert b.api("GET", "/policy/explain?target=x.wild.test")[1]["by"] == "deny.always"
+        lines = [json.loads(line) for line in (b.dir / "egress.log").read_text().splitlines()]
+        out = [line for line in lines if line.get("opensandbox.event") == "egress.outbound"]
+        assert [(line["target.host"], line["target.ips"], line["peer"]) for line in out] == [("other.test", [SHARED], net.SANDBOX)]
+        assert all(line["sandbox_id"] == "sb-7" and line["team"] == "a" and "y" not in line for line in out)
+
+
+@pytest.mark.parametrize("name,text,message", [("deny.always", "a.b\nhttp://x\n", "deny.always:2: "),
+                                               ("log_skip.always", "10.0.0.1\n", "is not a domain pattern")])
+def test_wrong_files_of_the_operator(name, text, message):
+    with net.Bed() as b:
+        (b.dir / "rules").mkdir()
+        (b.dir / "rules" / name).write_text(text)
+        assert b.start_egress(POLICY, wait=False, supervisor=True).wait(10) == 2
+        assert message in (b.dir / "egress.log").read_text()
+        assert b.connect(ALLOWED) != 0  # closed

@@ -12,6 +12,7 @@ enum { OUT_MAX = 256 * 1024, READ_SIZE = 4096 };
 
 struct client {
     struct list node;
+    struct sockaddr_storage peer;
     struct egress *egress;
     struct stream *stream;
     struct timer idle;
@@ -78,7 +79,7 @@ static void take_questions(struct client *c) {
         size_t len = c->in.len < 2 ? 0 : (size_t)p[0] << 8 | p[1];
         if (c->in.len < 2 || c->in.len - 2 < len)
             return;
-        struct ask from = {.client = c, .fd = -1};
+        struct ask from = {.client = c, .fd = -1, .peer = c->peer};
         proxy_question(c->egress, p + 2, len, &from);
         strbuf_consume(&c->in, len + 2);
     }
@@ -107,6 +108,8 @@ void proxy_client_accept(struct egress *e, int fd) {
         return;
     }
     c->egress = e;
+    socklen_t size = sizeof c->peer;
+    (void)getpeername(fd, (struct sockaddr *)&c->peer, &size); // for the log only
     c->stream = stream_open(&e->loop, fd, on_client, c);
     if (!c->stream) {
         free(c);
