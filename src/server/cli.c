@@ -24,6 +24,7 @@ static const char usage_text[] =
     "  check-config                    say what is wrong with the configuration\n"
     "  doctor                          say what this host lacks to run sandboxes, and the remedy\n"
     "  image pull|import|list|rm ...   the images of the built-in runtime\n"
+    "  adopt [--dry-run] ...           take over what a Python server left on the engine\n"
     "\n"
     "  --config FILE   else SANDBOX_CONFIG_PATH, else ~/.sandbox.toml, else defaults\n"
     "  --version       print the version\n"
@@ -122,10 +123,10 @@ static int run_command(const char *config_path, int argc, char **argv,
     bool alone = argc <= 1;
     if (strcmp(name, "init-config") == 0)
         return init_config(argc, argv);
-    if (*name && strcmp(name, "check-config") != 0 && strcmp(name, "doctor") != 0 &&
-        strcmp(name, "image") != 0)
+    bool more = strcmp(name, "image") == 0 || strcmp(name, "adopt") == 0;
+    if (*name && strcmp(name, "check-config") != 0 && strcmp(name, "doctor") != 0 && !more)
         return usage("no such command", name);
-    if (!alone && strcmp(name, "image") != 0)
+    if (!alone && !more)
         return usage("too many arguments", argv[1]);
     struct config *c = config_load(config_path, &err);
     if (!c)
@@ -139,6 +140,8 @@ static int run_command(const char *config_path, int argc, char **argv,
         rc = doctor_run(c, stdout) ? EXIT_CONFIG : EXIT_DONE;
     else if (strcmp(name, "image") == 0)
         rc = commands->image(c, argc, argv);
+    else if (strcmp(name, "adopt") == 0)
+        rc = commands->adopt(c, argc, argv);
     else
         rc = commands->serve(c);
     config_free(c);

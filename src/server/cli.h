@@ -15,6 +15,7 @@ enum exit_code { EXIT_DONE = 0, EXIT_CONFIG = 1, EXIT_USAGE = 2, EXIT_START = 3 
 struct cli_commands {
     int (*serve)(const struct config *c);
     int (*image)(const struct config *c, int argc, char **argv); // argv[0] is "image"
+    int (*adopt)(const struct config *c, int argc, char **argv); // argv[0] is "adopt"
 };
 int cli_run(int argc, char **argv, const struct cli_commands *commands);
 

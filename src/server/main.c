@@ -13,6 +13,7 @@
 #include "fmt/json.h"
 #include "io/signals.h"
 #include "io/stream.h"
+#include "server/adopt/adopt.h"
 #include "server/api/api.h"
 #include "server/api/resources/openapi.h"
 #include "server/cli.h"
@@ -127,6 +128,14 @@ static struct runtime *new_runtime(const struct config *c, const char *instance,
 static int image(const struct config *c, int argc, char **argv) {
     const struct oci_settings s = oci_settings(c, "", NULL);
     return image_cli(&s, argc - 1, argv + 1);
+}
+
+static int adopt(const struct config *c, int argc, char **argv) {
+    const struct engine_settings engine = docker_engine_of_environment(c->api_timeout_s * 1000);
+    if (is_docker(c))
+        return adopt_cli(c, &engine, argc, argv);
+    (void)fprintf(stderr, "opensandbox-server: adopt is for runtime.type = \"docker\"\n");
+    return EXIT_CONFIG;
 }
 
 // ---- the end ----
@@ -386,6 +395,6 @@ static int serve(const struct config *c) {
 }
 
 int main(int argc, char **argv) {
-    static const struct cli_commands commands = {.serve = serve, .image = image};
+    static const struct cli_commands commands = {.serve = serve, .image = image, .adopt = adopt};
     return cli_run(argc, argv, &commands);
 }

@@ -134,12 +134,11 @@ struct runtime_ops {
     // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd.
     // Microseconds.
     int (*dial)(struct runtime *r, const char *id, unsigned port, int *ret_fd, struct error *err);
-    // True when dial() reaches EXECD_PORT alone, so that other ports are reached through execd's
-    // /proxy/{port}. Any thread, after start(), never changes. May be NULL: it reaches all.
+    // dial() reaches EXECD_PORT alone, others are behind execd's /proxy/{port}. Any thread, after
+    // start(). May be NULL: never.
     bool (*relays)(const struct runtime *r);
     // Tells of ends from now on. Loop thread.
     void (*watch)(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg);
-    // Images, for the CLI and limits.
     void (*stop)(
         struct runtime *r); // loop closing; sandboxes run on. Loop thread, after workers are idle
     void (*free)(struct runtime *r);

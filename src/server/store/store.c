@@ -12,6 +12,7 @@
 #include "base/parse.h"
 #include "base/path.h"
 #include "server/store/internal.h"
+#include "server/store/reference.h"
 
 enum { BATCH_MAX = 512 }; // changes in one transaction
 
@@ -199,9 +200,20 @@ static int start_thread(struct store *s, struct error *err) {
     return 0;
 }
 
+// A reference server's file stays its own: ours lies beside it, so that either can be started
+// again.
+static char *own_path(const char *path) {
+    char *name = NULL;
+    if (!reference_is(path))
+        return strdup(path);
+    return asprintf(&name, "%s.server", path) < 0 ? NULL : name;
+}
+
 struct store *store_open(struct loop *l, const struct store_settings *settings, struct error *err) {
     struct store *s = calloc(1, sizeof *s);
-    if (!s) {
+    char *path cleanup_free = own_path(settings->path);
+    if (!s || !path) {
+        free(s);
         (void)error_errno(err, ENOMEM, "store");
         return NULL;
     }
@@ -211,9 +223,8 @@ struct store *store_open(struct loop *l, const struct store_settings *settings, 
     list_init(&s->queue);
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
-    if (make_directory(settings->path, err) < 0 || take_lock(s, settings->path, err) < 0 ||
-        make_database(settings->path, err) < 0 ||
-        !(s->db = schema_open(settings->path, settings->full_sync, err)) ||
+    if (make_directory(path, err) < 0 || take_lock(s, path, err) < 0 ||
+        make_database(path, err) < 0 || !(s->db = schema_open(path, settings->full_sync, err)) ||
         schema_identity(s->db, s->key, s->instance, err) < 0 ||
         records_prepare(s->db, &s->statements, err) < 0 || start_thread(s, err) < 0) {
         store_close(s);

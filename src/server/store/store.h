@@ -89,7 +89,8 @@ void change_clear(struct change *c); // its records; empty again
 
 struct store;
 struct store_settings {
-    const char *path; // database file; its directory is made 0700
+    const char *path; // database file; its directory is made 0700. Where it is a reference server's
+                      // (reference.h), "<path>.server" beside it
     bool full_sync;   // synchronous=FULL
     unsigned queue_max;
 };

@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "fmt/json.h"
+#include "server/runtime/docker/adopt/adopt.h"
 #include "server/runtime/docker/internal.h"
 
 enum { SECCOMP_MAX = 1024 * 1024, PIDS_DEFAULT = 4096, START_MS = 30000 };
@@ -73,10 +74,21 @@ static int docker_adopt(struct runtime *r, const char *id, const struct sandbox_
     (void)spec;
     return docker_sandbox_adopt(self(r), id, state, ret, err);
 }
+// Sandboxes of a reference server are its own until somebody says otherwise; that they are there is
+// said.
+static void tell_foreign(struct docker *d) {
+    struct error ignored;
+    size_t n = 0;
+    if (foreign_count(d->engine, &n, &ignored) == 0 && n)
+        log_warning("the engine has %zu sandboxes of another server, which are left alone; "
+                    "`opensandbox-server adopt` takes them over",
+                    n);
+}
 static int docker_sweep(struct runtime *r, struct error *err) {
     struct docker *d = self(r);
     if (docker_sandbox_sweep(d, err))
         return -1;
+    tell_foreign(d);
     return 0;
 }
 static int ensure_image(struct runtime *r, const struct image_request *q, struct image_info *ret,

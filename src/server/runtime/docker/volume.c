@@ -11,6 +11,7 @@
 #include "base/path.h"
 #include "fmt/json.h"
 #include "server/errors.h"
+#include "server/runtime/docker/adopt/adopt.h"
 #include "server/runtime/docker/internal.h"
 
 enum { PATH_SIZE = 4096 };
@@ -205,6 +206,8 @@ int docker_volumes_remove(struct docker *d, const char *id, struct error *err) {
         strbuf_free(&path);
         if (!name || volume_path(name, &path))
             continue;
+        if (foreign_follow(d->engine, one, err))
+            return -1;
         const struct engine_call c = {.method = "DELETE", .path = path.data};
         if (engine_do(d->engine, &c, NULL, err) && err->kind != ENOENT)
             return error_wrap(err, "volume %s", name);
