@@ -6,7 +6,7 @@ PYTEST = $(BUILD)/venv/bin/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-sdk test-all sanitize fuzz lint \
-	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check contract test-clients test-docker test-podman test-engine-restart defects images bench-docker vectors soak execd-empty-root docs-check test-egress egress-fail-closed clean
+	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check contract test-clients schemathesis test-docker test-podman test-engine-restart defects images bench-docker vectors soak execd-empty-root docs-check test-egress egress-fail-closed clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ contract: deps-test build-test ## the OpenAPI documents against tables and real 
 
 test-clients: deps-test build-test ## official clients of every registry that answers, a line each
 	@$(BUILD)/venv/bin/python tests/checks/clients_check.py
+
+schemathesis: deps-test build-test ## generated requests from our own document; EXAMPLES=60 an operation, SEED=random
+	@$(BUILD)/venv/bin/python tests/checks/schemathesis_check.py $(or $(EXAMPLES),60) $(SEED)
 
 test-docker: deps-test build-test ## the docker runtime on a private dockerd
 	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py -k "not podman" $(ARGS)

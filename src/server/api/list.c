@@ -32,7 +32,8 @@ static int read_metadata(struct http_exchange *x, const char *text, struct filte
             break;
     }
     f->metadata_count = url_query(x->arena, text, &f->metadata);
-    return 0;
+    *ret_bad = "too many pairs, or a NUL";
+    return f->metadata_count < 0 ? -1 : 0;
 }
 
 static void read_states(const struct url_pair *pairs, long count, struct filter *f) {

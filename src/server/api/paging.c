@@ -30,7 +30,7 @@ int page_read(struct http_exchange *x, struct page *p) {
     *p = (struct page){.number = 1, .size = PAGE_SIZE};
     p->count = url_query(x->arena, x->query, &p->pairs);
     if (p->count < 0) {
-        api_refuse(x, ERR_INVALID_PARAMETER, "the query has too many parameters");
+        api_refuse(x, ERR_INVALID_PARAMETER, "the query has too many parameters, or a NUL");
         return -1;
     }
     read_int(&problems, p, "page", INT64_MAX / PAGE_SIZE_MAX, &p->number);

@@ -298,7 +298,7 @@ static void begin(struct http_exchange *x, enum page page, int64_t tail, int64_t
     long count = url_query(x->arena, x->query, &pairs);
     struct diagnosing *q = count < 0 ? NULL : arena_alloc(x->arena, sizeof *q);
     if (!q) {
-        api_refuse(x, ERR_INVALID_PARAMETER, "the query has too many parameters");
+        api_refuse(x, ERR_INVALID_PARAMETER, "the query has too many parameters, or a NUL");
         return;
     }
     *q = (struct diagnosing){.x = x, .page = page, .tail = tail, .limit = limit};
