@@ -55,7 +55,7 @@ def main():
         def settled(want=None):
             state = {**counts(census(roots)), **own(pid)}
             return state if want is None or all(state[k] <= want[k] for k in want) else None
-        harness.wait_until(lambda: not any("/execd init" in p for p in census()["processes"]), "first sandboxes gone", 20)
+        harness.wait_until(lambda: not any("/execd init" in p for p in census()["processes"] - empty["processes"]), "first sandboxes gone", 20)
         import time
         before, end = settled(), time.monotonic() + 3
         while time.monotonic() < end:  # kernel and stock settle; the smallest state is the base
