@@ -54,7 +54,7 @@ struct config {
     int64_t log_file_max, log_backups;
     int64_t console_port;
     // [runtime]
-    char *runtime, *execd_path;
+    char *runtime, *execd_path, *execd_image;
     // [oci]
     char *state_dir, *run_dir, *oci_runtime, *user_namespace, *seccomp, *cgroup_root,
         *cgroup_prefix, *network;

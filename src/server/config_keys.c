@@ -91,7 +91,8 @@ const struct config_key config_keys[] = {
          "what runs the sandboxes; kubernetes is not built yet"),
     TEXT("runtime", "execd_path", execd_path, CONFIG_PATH, NULL, NULL,
          "the execd to put into sandboxes; unset: the one installed beside the server"),
-    UNUSED("runtime", "execd_image", "execd comes from runtime.execd_path"),
+    TEXT("runtime", "execd_image", execd_image, 0, NULL, NULL,
+         "docker: image whose /execd and /bootstrap.sh go into sandboxes; unset: execd_path"),
     UNUSED("runtime", "execd_run_as_init", "execd is always the init"),
 
     TEXT("oci", "state_dir", state_dir, CONFIG_PATH | CONFIG_REQUIRED, "/var/lib/opensandbox", NULL,

@@ -94,6 +94,7 @@ static struct docker_settings docker_settings(const struct config *c, const char
         .engine = docker_engine_of_environment(c->api_timeout_s * 1000),
         .instance = instance,
         .execd_path = execd,
+        .execd_image = c->execd_image && *c->execd_image ? c->execd_image : NULL,
         .network_mode = c->docker_network,
         .publish = strcasecmp(publish, "always") == 0  ? DOCKER_PUBLISH_ALWAYS
                    : strcasecmp(publish, "never") == 0 ? DOCKER_PUBLISH_NEVER

@@ -1,6 +1,7 @@
 """The docker runtime where the engine makes the difference: networks, published ports, registries, an engine that goes away."""
 import concurrent.futures
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -83,6 +84,30 @@ def test_published_ports(engine):
             assert list(ports) == ["44772/tcp"] and ports["44772/tcp"][0]["HostIp"] == "127.0.0.1"
             assert s.run(i, "echo here")[1] == "here\n"
         other_ports_are_reached(s, made[0])
+    finally:
+        s.remove()
+
+
+def test_foreign_execd_image(engine, tmp_path):
+    """An image that is nothing but /execd and /bootstrap.sh, of another make: sandboxes start by its script."""
+    (tmp_path / "bootstrap.sh").write_text('#!/bin/sh\n$EXECD &\nFOREIGN=yes exec "$@"\n')
+    (tmp_path / "bootstrap.sh").chmod(0o755)
+    shutil.copy(harness.BUILD / "test/src/execd/execd", tmp_path / "execd")
+    subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "a.tar", "execd", "bootstrap.sh"], check=True)
+    subprocess.run(["curl", "-sS", "--fail", "--unix-socket", str(engine.socket), "-X", "POST", "-T", str(tmp_path / "a.tar"),
+                    "http://x/images/create?fromSrc=-&repo=foreign/execd&tag=1"], check=True, capture_output=True)
+    s = engines.docker_server(engine)
+    s.sections["runtime"]["execd_image"] = "foreign/execd:1"
+    s.write_config()
+    try:
+        s.start()
+        i = s.create()["id"]
+        assert engine.inspect(i)[1]["Config"]["Entrypoint"] == ["/opt/opensandbox/bin/bootstrap.sh"]
+        assert s.run(i, "tr '\\0' '\\n' </proc/1/environ | grep FOREIGN")[1] == "FOREIGN=yes\n"
+        assert "knows no token" in s.log()
+        s.kill()
+        s.start()
+        assert s.run(i, "echo again")[1] == "again\n"
     finally:
         s.remove()
 

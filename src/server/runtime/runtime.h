@@ -134,8 +134,7 @@ struct runtime_ops {
     // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd.
     // Microseconds.
     int (*dial)(struct runtime *r, const char *id, unsigned port, int *ret_fd, struct error *err);
-    // dial() reaches EXECD_PORT alone, others are behind execd's /proxy/{port}. Any thread, after
-    // start(). May be NULL: never.
+    // dial() reaches EXECD_PORT alone, others are behind execd's /proxy/{port}. May be NULL: no.
     bool (*relays)(const struct runtime *r);
     // Tells of ends from now on. Loop thread.
     void (*watch)(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg);

@@ -22,6 +22,7 @@
 #include "base/encode.h"
 #include "fake_engine.h"
 #include "fmt/json.h"
+#include "fmt/tar.h"
 #include "io/stream.h"
 #include "server/errors.h"
 #include "server/runtime/docker/docker.h"
@@ -555,6 +556,38 @@ static void removals(void **state) {
     assert_string_equal(err.code, "DOCKER::SANDBOX_DELETE_FAILED");
 }
 
+// Of another make: by its own script, told where execd is; never shown to the network.
+static void a_foreign_execd_starts_by_its_own_script(void **state) {
+    struct world *w = *state;
+    struct error err = {0};
+    struct strbuf tar cleanup_strbuf;
+    strbuf_init(&tar, 65536);
+    assert_int_equal(tar_add_dir(&tar, "described", 0755), 0);
+    assert_int_equal(tar_add_file(&tar, "execd", 0755, "#!/bin/sh\n", 10), 0);
+    assert_int_equal(tar_end(&tar), 0);
+    fake_engine_rule(w->fake, "GET", "/images/foreign:1/json", 0, 200,
+                     "{\"Id\":\"sha256:feed\",\"Config\":{\"Labels\":null}}");
+    fake_engine_rule(w->fake, "GET", "/images/sha256:feed/json", 0, 200,
+                     "{\"Id\":\"sha256:feed\",\"Config\":{\"Labels\":null}}");
+    fake_engine_bytes(w->fake, "GET", "/containers/" CID "/archive", tar.data, tar.len);
+    w->settings.execd_image = "foreign:1";
+    w->settings.publish_host = "0.0.0.0";
+    struct runtime *shown = docker_new(&w->settings, &err);
+    assert_int_equal(shown->ops->start(shown, &err), -1);
+    assert_non_null(strstr(err.message, "knows no token"));
+    shown->ops->free(shown);
+    w->settings.publish_host = "127.0.0.1";
+    err = (struct error){0};
+    start(w);
+    assert_int_equal(provision(w, &err), 0);
+    const char *body = fake_engine_body(w->fake, "POST", "/containers/create");
+    cleanup_json json_t *j = json_parse(body, strlen(body), NULL, &err);
+    assert_string_equal(json_string_value(json_array_get(json_object_get(j, "Entrypoint"), 0)),
+                        "/opt/opensandbox/bin/bootstrap.sh");
+    assert_int_equal(json_array_size(json_object_get(j, "Entrypoint")), 1);
+    assert_non_null(strstr(body, "\"EXECD=/opt/opensandbox/bin/execd\""));
+}
+
 static void only_what_is_ours_is_listed(void **state) {
     struct world *w = *state;
     struct error err = {0};
@@ -636,6 +669,7 @@ int main(void) {
                                        TEST(ends_are_told_once),
                                        TEST(a_broken_stream_misses_nothing),
                                        TEST(removals),
+                                       TEST(a_foreign_execd_starts_by_its_own_script),
                                        TEST(only_what_is_ours_is_listed),
                                        TEST(the_sweep_takes_what_nobody_knows),
                                        TEST(logs_lose_their_frames),

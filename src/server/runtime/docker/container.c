@@ -73,8 +73,16 @@ static bool sets(const json_t *env, const char *name) {
     return false;
 }
 
+// What a foreign bootstrap.sh goes by (docker-runtime.md 2.4): words to start execd with.
+static void add_foreign(const struct docker *d, unsigned port, json_t *env) {
+    char text[64] = EXECD_DIR "/execd";
+    if (d->host_network)
+        (void)snprintf(text, sizeof text, EXECD_DIR "/execd -port %u", port);
+    add_variable(env, "EXECD", text);
+}
+
 static json_t *environment_of(struct docker *d, const struct provision_request *q,
-                              const json_t *inherited) {
+                              const json_t *inherited, unsigned port) {
     const struct pairs *request = &q->spec->env;
     json_t *env = json_array();
     const json_t *name;
@@ -91,6 +99,8 @@ static json_t *environment_of(struct docker *d, const struct provision_request *
     }
     add_variable(env, "OPENSANDBOX_ID", q->id); // nobody overrides these
     add_variable(env, "EXECD_ACCESS_TOKEN_SHA256", q->token_sha256_hex);
+    if (d->foreign_execd)
+        add_foreign(d, port, env);
     json_array_foreach(json_object_get(inherited, "env"), k, name) {
         if (!sets(env,
                   json_string_value(name))) // a name alone takes it away; Podman can but empty it
@@ -110,6 +120,8 @@ static json_t *command_of(const struct sandbox_spec *s) {
 // On the host's network every execd needs a port of its own.
 static json_t *entrypoint_of(const struct docker *d, unsigned port) {
     char text[16];
+    if (d->foreign_execd)
+        return json_pack("[s]", EXECD_DIR "/bootstrap.sh");
     (void)snprintf(text, sizeof text, "%u", port);
     if (d->host_network)
         return json_pack("[s,s,s,s,s]", EXECD_DIR "/execd", "--port", text, "init", "--");
@@ -171,8 +183,8 @@ json_t *docker_container_body(struct docker *d, const struct provision_request *
     json_t *host = host_of(d, q, binds);
     json_t *body = json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "Image", image, "Entrypoint",
                              entrypoint_of(d, host_port), "Cmd", command_of(q->spec), "Env",
-                             environment_of(d, q, inherited), "Labels", labels_of(d, q, inherited),
-                             "HostConfig", host);
+                             environment_of(d, q, inherited, host_port), "Labels",
+                             labels_of(d, q, inherited), "HostConfig", host);
     if (!body) {
         (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
         return NULL;

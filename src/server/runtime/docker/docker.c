@@ -50,10 +50,27 @@ static int check_engine(struct docker *d, struct error *err) {
     return 0;
 }
 
+// A foreign execd knows no token: who reaches its port runs commands.
+static int check_foreign(const struct docker *d, struct error *err) {
+    const char *host = d->settings.publish_host;
+    if (!d->foreign_execd)
+        return 0;
+    if (d->publish && strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0)
+        return error_set(err, EINVAL,
+                         "runtime.execd_image: the execd in \"%.200s\" knows no token, and "
+                         "docker.publish_host %.60s would show it to the network; publish it on a "
+                         "loopback address, or leave runtime.execd_image out",
+                         d->settings.execd_image, host);
+    log_warning("runtime.execd_image: the execd in %s knows no token; this server's proxy asks for "
+                "it, nobody else does",
+                d->settings.execd_image);
+    return 0;
+}
+
 static int docker_start(struct runtime *r, struct error *err) {
     struct docker *d = self(r);
     if (engine_negotiate(d->engine, err) || check_engine(d, err) ||
-        docker_network_prepare(d, err) || docker_execd_prepare(d, err))
+        docker_network_prepare(d, err) || docker_execd_prepare(d, err) || check_foreign(d, err))
         return -1;
     d->events = docker_events_new(d, err);
     if (!d->events)

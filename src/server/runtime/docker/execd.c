@@ -15,25 +15,45 @@
 #include "server/errors.h"
 #include "server/runtime/docker/internal.h"
 
-enum { EXECD_MAX = 64 * 1024 * 1024, TAG_HEX = 16 };
+enum { EXECD_MAX = 64 * 1024 * 1024, TAG_HEX = 16, FILES_MAX = 2, TAR_BLOCK = 512 };
 
-#define EXECD_IMAGE "opensandbox/execd"
+#define EXECD_IMAGE  "opensandbox/execd"
+#define LABEL_EXECD  LABEL "execd"        // of an image: "init" when its execd is ours
+#define HELPER_MOUNT "/opensandbox-execd" // no directory of the image: nothing is copied from it
+
+struct file {
+    const char *name;
+    struct strbuf data;
+};
 
 struct filling {
     struct docker *d;
-    struct strbuf binary;
+    struct file files[FILES_MAX]; // that go into the volume
+    size_t count;
     char tag[TAG_HEX + 1];
-    char image[64], helper[CONTAINER_ID_SIZE];
+    char image[512], helper[CONTAINER_ID_SIZE];
 };
 
-static int read_binary(struct filling *f, struct error *err) {
+static struct strbuf *add_file(struct filling *f, const char *name) {
+    struct file *file = &f->files[f->count++];
+    file->name = name;
+    strbuf_init(&file->data, EXECD_MAX);
+    return &file->data;
+}
+
+static void name_volume(struct filling *f, const void *data, size_t len) {
     char hex[SHA256_HEX_SIZE];
-    if (fd_read_file(AT_FDCWD, f->d->settings.execd_path, &f->binary, err))
-        return error_wrap(err, "execd");
-    sha256_hex(f->binary.data, f->binary.len, hex);
+    sha256_hex(data, len, hex);
     (void)snprintf(f->tag, sizeof f->tag, "%.*s", TAG_HEX, hex);
-    (void)snprintf(f->image, sizeof f->image, EXECD_IMAGE ":%s", f->tag);
     (void)snprintf(f->d->execd_volume, sizeof f->d->execd_volume, "opensandbox-execd-%s", f->tag);
+}
+
+static int read_binary(struct filling *f, struct error *err) {
+    struct strbuf *binary = add_file(f, "execd");
+    if (fd_read_file(AT_FDCWD, f->d->settings.execd_path, binary, err))
+        return error_wrap(err, "execd");
+    name_volume(f, binary->data, binary->len);
+    (void)snprintf(f->image, sizeof f->image, EXECD_IMAGE ":%s", f->tag);
     return 0;
 }
 
@@ -49,9 +69,9 @@ static int import_image(struct filling *f, struct error *err) {
     if (err->kind != ENOENT)
         return -1;
     (void)engine_forgive(err);
-    if (tar_add_dir(&archive, "opt", 0755) || tar_add_dir(&archive, "opt/opensandbox", 0755) ||
-        tar_add_dir(&archive, "opt/opensandbox/bin", 0755) ||
-        tar_add_file(&archive, "execd", 0755, f->binary.data, f->binary.len) || tar_end(&archive))
+    const struct strbuf *binary = &f->files[0].data;
+    if (tar_add_dir(&archive, HELPER_MOUNT + 1, 0755) ||
+        tar_add_file(&archive, "execd", 0755, binary->data, binary->len) || tar_end(&archive))
         return error_set(err, ENOMEM, "out of memory");
     (void)snprintf(path, sizeof path, "/images/create?fromSrc=-&repo=%s", f->image);
     const struct engine_call c = {
@@ -69,7 +89,7 @@ static int make_helper(struct filling *f, struct error *err) {
     cleanup_json json_t *body =
         json_pack("{s:s,s:[s],s:{s:s},s:{s:s,s:[o]}}", "Image", f->image, "Cmd", "/execd", "Labels",
                   LABEL_SERVER, f->d->settings.instance, "HostConfig", "NetworkMode", "none",
-                  "Binds", json_sprintf("%s:" EXECD_DIR, f->d->execd_volume));
+                  "Binds", json_sprintf("%s:" HELPER_MOUNT, f->d->execd_volume));
     const struct engine_call c = {.method = "POST", .path = path, .body = body};
     if (engine_do(f->d->engine, &c, &reply, err))
         return error_wrap(err, "container to bring execd");
@@ -84,35 +104,112 @@ static int collect(void *arg, const char *data, size_t len) {
     return strbuf_add(arg, data, len);
 }
 
+// A file of the helper's container, as the archive that the engine makes of it.
+static int get(struct filling *f, const char *path_inside, struct strbuf *archive,
+               struct error *err) {
+    char path[ENGINE_PATH_MAX];
+    strbuf_init(archive, EXECD_MAX + 65536);
+    (void)snprintf(path, sizeof path, "/containers/%s/archive?path=%s", f->helper, path_inside);
+    const struct engine_call c = {.method = "GET", .path = path, .piece = collect, .arg = archive};
+    return engine_do(f->d->engine, &c, NULL, err);
+}
+
 // The volume may hold it already, whole: sandboxes use it then, and it is left alone.
 static int is_whole(struct filling *f, bool *ret, struct error *err) {
-    struct strbuf archive cleanup_strbuf;
-    char path[ENGINE_PATH_MAX];
-    strbuf_init(&archive, EXECD_MAX + 65536);
-    (void)snprintf(path, sizeof path, "/containers/%s/archive?path=" EXECD_DIR "/execd", f->helper);
-    const struct engine_call c = {.method = "GET", .path = path, .piece = collect, .arg = &archive};
     *ret = false;
-    if (engine_do(f->d->engine, &c, NULL, err))
-        return err->kind == ENOENT || err->kind == ECANCELED ? engine_forgive(err) : -1;
-    *ret = memmem(archive.data, archive.len, f->binary.data, f->binary.len) != NULL;
+    for (size_t i = 0; i < f->count; i++) {
+        struct strbuf archive cleanup_strbuf;
+        char path[64];
+        const struct strbuf *want = &f->files[i].data;
+        (void)snprintf(path, sizeof path, HELPER_MOUNT "/%s", f->files[i].name);
+        if (get(f, path, &archive, err))
+            return err->kind == ENOENT || err->kind == ECANCELED ? engine_forgive(err) : -1;
+        if (!memmem(archive.data, archive.len, want->data, want->len))
+            return 0;
+    }
+    *ret = true;
     return 0;
 }
 
 static int put(struct filling *f, struct error *err) {
     char path[ENGINE_PATH_MAX];
     struct strbuf archive cleanup_strbuf;
-    strbuf_init(&archive, EXECD_MAX + 65536);
-    if (tar_add_file(&archive, "execd", 0755, f->binary.data, f->binary.len) || tar_end(&archive))
+    int r = 0;
+    strbuf_init(&archive, FILES_MAX * (EXECD_MAX + 65536));
+    for (size_t i = 0; i < f->count && !r; i++)
+        r = tar_add_file(&archive, f->files[i].name, 0755, f->files[i].data.data,
+                         f->files[i].data.len);
+    if (r || tar_end(&archive))
         return error_set(err, ENOMEM, "out of memory");
-    (void)snprintf(path, sizeof path, "/containers/%s/archive?path=" EXECD_DIR, f->helper);
+    (void)snprintf(path, sizeof path, "/containers/%s/archive?path=" HELPER_MOUNT, f->helper);
     const struct engine_call c = {
         .method = "PUT", .path = path, .data = archive.data, .len = archive.len};
     return engine_do(f->d->engine, &c, NULL, err) ? error_wrap(err, "copy of execd") : 0;
 }
 
-static int fill(struct filling *f, struct error *err) {
+// ---- runtime.execd_image ----
+
+// Its name in the volume goes with its id: a tag that moves makes another volume.
+static int find_image(struct filling *f, struct error *err) {
+    cleanup_json json_t *image = NULL;
+    struct image_info info;
+    const struct image_request q = {.reference = f->d->settings.execd_image};
+    if (docker_image_ensure(f->d, &q, &info, err) ||
+        engine_get(f->d->engine, &image, err, "/images/%s/json", info.id))
+        return error_wrap(err, "runtime.execd_image; without that key this server's own execd is "
+                               "used");
+    const char *kind = json_string_value(
+        json_object_get(json_object_get(json_object_get(image, "Config"), "Labels"), LABEL_EXECD));
+    f->d->foreign_execd = !kind || strcmp(kind, "init") != 0;
+    (void)snprintf(f->image, sizeof f->image, "%s", info.id);
+    name_volume(f, info.id, strlen(info.id));
+    return 0;
+}
+
+static uint64_t octal(const char *text, size_t n) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < n && text[i] >= '0' && text[i] <= '7'; i++)
+        value = value * 8 + (uint64_t)(text[i] - '0');
+    return value;
+}
+
+// The first regular file of an archive (POSIX.1: name 100, mode, uid, gid 8 each, size 12 at 124,
+// type at 156), entries that only describe it passed over.
+static int unpack(const struct strbuf *archive, struct strbuf *ret) {
+    for (size_t at = 0; at + TAR_BLOCK <= archive->len;) {
+        const char *head = archive->data + at;
+        uint64_t size = octal(head + 124, 12);
+        at += TAR_BLOCK;
+        if (size > archive->len - at)
+            return -1;
+        if (head[156] == '0' || head[156] == '\0')
+            return size ? strbuf_add(ret, archive->data + at, (size_t)size) : -1;
+        at += (size_t)((size + TAR_BLOCK - 1) / TAR_BLOCK * TAR_BLOCK);
+    }
+    return -1;
+}
+
+static int read_from_image(struct filling *f, struct error *err) {
+    static const char *const names[FILES_MAX] = {"execd", "bootstrap.sh"};
+    for (size_t i = 0; i < (f->d->foreign_execd ? FILES_MAX : 1); i++) {
+        struct strbuf archive cleanup_strbuf;
+        char path[64];
+        (void)snprintf(path, sizeof path, "/%s", names[i]);
+        if (get(f, path, &archive, err))
+            return error_wrap(err, "runtime.execd_image %s: /%s", f->d->settings.execd_image,
+                              names[i]);
+        if (unpack(&archive, add_file(f, names[i])))
+            return error_set(err, EPROTO, "runtime.execd_image %s: /%s is no regular file",
+                             f->d->settings.execd_image, names[i]);
+    }
+    return 0;
+}
+
+// ---- all of it ----
+
+static int fill_volume(struct filling *f, struct error *err) {
     bool whole = false;
-    if (import_image(f, err) || make_helper(f, err))
+    if (f->d->settings.execd_image && read_from_image(f, err))
         return -1;
     int r = is_whole(f, &whole, err);
     if (!r && !whole)
@@ -121,8 +218,17 @@ static int fill(struct filling *f, struct error *err) {
         r = is_whole(f, &whole, err);
     if (!r && !whole)
         r = error_set(err, EPROTO, "execd did not arrive in volume %s", f->d->execd_volume);
+    return r;
+}
+
+static int fill(struct filling *f, struct error *err) {
     char path[ENGINE_PATH_MAX];
     struct error undo;
+    bool own = !f->d->settings.execd_image;
+    if ((own ? read_binary(f, err) || import_image(f, err) : find_image(f, err)) ||
+        make_helper(f, err))
+        return -1;
+    int r = fill_volume(f, err);
     (void)snprintf(path, sizeof path, "/containers/%s?force=1", f->helper);
     const struct engine_call c = {.method = "DELETE", .path = path};
     (void)engine_do(f->d->engine, &c, NULL, &undo); // the next start's sweep finds it by its label
@@ -131,11 +237,9 @@ static int fill(struct filling *f, struct error *err) {
 
 int docker_execd_prepare(struct docker *d, struct error *err) {
     struct filling f = {.d = d};
-    strbuf_init(&f.binary, EXECD_MAX);
-    int r = read_binary(&f, err);
-    if (!r)
-        r = fill(&f, err);
-    strbuf_free(&f.binary);
+    int r = fill(&f, err);
+    for (size_t i = 0; i < f.count; i++)
+        strbuf_free(&f.files[i].data);
     if (r && !err->code[0]) {
         struct error cause = *err;
         (void)error_server(err, ERR_R_SANDBOX_EXECD_DISTRIBUTION_FAILED, "%s", cause.message);
