@@ -97,7 +97,8 @@ static unsigned port_of(const json_t *container, const json_t *labels) {
 static void find_problem(struct foreign *f, const json_t *container, const json_t *labels) {
     const char *name = json_string_value(json_object_get(container, "Name"));
     const char *os = foreign_label(labels, LABEL "platform-os");
-    name += name && *name == '/';
+    if (name && *name == '/')
+        name++;
     if (!name || strncmp(name, "sandbox-", 8) != 0 || strcmp(name + 8, f->id) != 0)
         (void)snprintf(f->problem, sizeof f->problem,
                        "its container is called \"%.60s\", so that server did not make it",
