@@ -73,7 +73,7 @@ struct config {
     bool redis_enabled;
     char *redis_dsn, *redis_key;
     // [storage]
-    char **allowed_host_paths;
+    char **allowed_host_paths, *ossfs_root;
     // [secure_runtime], of docker alone
     char *secure_runtime, *secure_runtime_name;
     // [docker]

@@ -157,7 +157,8 @@ const struct config_key config_keys[] = {
     LIST("storage", "allowed_host_paths", allowed_host_paths, 0, "",
          "host directories that volumes may lie in; none: no host volumes"),
     UNUSED("storage", "volume_default_size", NULL),
-    UNUSED("storage", "ossfs_mount_root", NULL),
+    TEXT("storage", "ossfs_mount_root", ossfs_root, 0, "/mnt/ossfs", NULL,
+         "docker: directory that buckets of ossfs volumes are mounted in"),
 
     TEXT("secure_runtime", "type", secure_runtime, 0, "", "|gvisor|kata|firecracker",
          "with runtime.type docker: a runtime that the engine must know; firecracker is not built"),

@@ -108,6 +108,7 @@ static struct docker_settings docker_settings(const struct config *c, const char
         .sandbox_env = (docker_list)c->sandbox_env,
         .sandbox_binds = (docker_list)c->sandbox_binds,
         .allowed_host_paths = (docker_list)c->allowed_host_paths,
+        .ossfs_root = c->ossfs_root,
         .limits = strcasecmp(c->limits, "best_effort") == 0 ? DOCKER_LIMITS_BEST_EFFORT
                                                             : DOCKER_LIMITS_ENFORCE,
         .default_pids = (uint64_t)c->docker_pids,

@@ -112,6 +112,75 @@ def test_foreign_execd_image(engine, tmp_path):
         s.remove()
 
 
+# Stands for ossfs and ossfs2: mounts a tmpfs that shows what it was asked for.
+MOUNT_PROGRAM = """#!/bin/sh
+set -e
+if [ "$(basename "$0")" = ossfs2 ]; then at=$2 file=$4; else at=$2 file=$(echo "$*" | sed 's/.*passwd_file=\\([^ ]*\\).*/\\1/'); fi
+grep -q refuse-me $file && { echo "no such bucket" >&2; exit 3; }
+grep -q mount-nothing $file && exit 0
+mode=$(stat -c %a $file)
+mount -t tmpfs -o size=1m tmpfs $at
+{ echo "$(basename "$0") $mode"; cat $file; echo; echo "$@"; } >$at/asked
+"""
+
+
+def bucket(name="photos", mount="/data", **more):
+    keys = {"bucket": "photos", "endpoint": "oss.example.com", "accessKeyId": "ID", "accessKeySecret": "s3cret/+="}
+    sub = {"subPath": more.pop("subPath")} if "subPath" in more else {}
+    return {"name": name, "mountPath": mount, "ossfs": {**keys, **more}, **sub}
+
+
+def test_ossfs(engine, tmp_path):
+    """Buckets by a stand-in for the mount programs; no name of a client makes a path (B10), no mount is shared (B11)."""
+    for program in ("ossfs", "ossfs2"):
+        (tmp_path / program).write_text(MOUNT_PROGRAM)
+        (tmp_path / program).chmod(0o755)
+    root = engine.dir / "ossfs"
+    s = engines.docker_server(engine)
+    s.env["PATH"] = f"{tmp_path}:{s.env['PATH']}"
+    s.sections["storage"] = {"ossfs_mount_root": str(root)}
+    s.write_config()
+
+    def mounts():
+        with open("/proc/self/mounts") as f:
+            return [line.split()[1] for line in f if line.split()[1].startswith(f"{root}/")]
+    try:
+        s.start()
+        a = s.create(volumes=[bucket(options=["log_level=debug"], subPath="a/b"), bucket("old", "/old", version="1.0", options=["uid=1000"])])["id"]
+        asked = s.run(a, "cat /data/asked")[1]
+        assert asked.startswith("ossfs2 600\n--oss_endpoint=https://oss.example.com\n--oss_bucket=photos\n--oss_access_key_id=ID\n"
+                                "--oss_access_key_secret=s3cret/+=\n--oss_bucket_prefix=a/b/\n--log_level=debug\n"), asked
+        asked = s.run(a, "cat /old/asked")[1]
+        assert "ossfs 600\nphotos:ID:s3cret/+=\n" in asked and "-o url=https://oss.example.com" in asked and "-o uid=1000" in asked, asked
+        b = s.create(volumes=[{**bucket(accessKeySecret="another"), "readOnly": True}])["id"]
+        assert "another" in s.run(b, "cat /data/asked")[1]  # B11: not the other's mount
+        assert s.run(b, "touch /data/x")[0] != 0 and s.run(a, "touch /data/x")[0] == 0
+        assert len(mounts()) == 3
+        for wrong, code in (({"bucket": "../../"}, "BUCKET"), ({"bucket": "UPPER"}, "BUCKET"), ({"options": ["passwd_file=/etc/shadow"]}, "OPTION"),
+                            ({"options": ["oss_endpoint=x"]}, "OPTION"), ({"options": ["-x"]}, "OPTION"), ({"options": ["a\n--b"]}, "OPTION"),
+                            ({"options": ["log_dir=/etc"]}, "OPTION"), ({"options": ["log_dir=etc"]}, "OPTION"), ({"endpoint": "a b"}, "ENDPOINT"), ({"accessKeyId": "a:b"}, "CREDENTIALS")):
+            assert s.create(expect=400, volumes=[bucket(**wrong)])["code"] == f"VOLUME::INVALID_OSSFS_{code}", wrong
+        for wrong in ({"version": "3.0"}, {"accessKeySecret": None}, {"bucket": "ab"}):
+            s.create(expect=422, volumes=[bucket(**wrong)])
+        for wrong in ("../..", "a\nb"):
+            assert s.create(expect=400, volumes=[bucket(subPath=wrong)])["code"] == "VOLUME::INVALID_SUB_PATH"
+        r = s.create(expect=500, volumes=[bucket("one", "/one"), bucket(accessKeySecret="refuse-me")])
+        assert r["code"] == "VOLUME::OSSFS_MOUNT_FAILED" and "no such bucket" in r["message"] and "refuse-me" not in r["message"]
+        r = s.create(expect=500, volumes=[bucket(accessKeySecret="mount-nothing")])
+        assert "nothing is mounted" in r["message"]
+        assert len(mounts()) == 3  # what failed left none
+        s.kill()
+        s.start()
+        assert "photos" in s.run(a, "cat /data/asked")[1]
+        s.delete(a)
+        s.delete(b)
+        harness.wait_until(lambda: not mounts() and not list(root.glob("*/*")), "the mounts and their directories are gone")
+        assert "s3cret" not in s.log()
+        assert not any(b"s3cret" in p.read_bytes() for p in (s.state / "store").iterdir())
+    finally:
+        s.remove()
+
+
 def test_host_network(engine):
     """Two sandboxes on the host's network: each execd has a port of its own."""
     s = run_server(engine, network_mode="host")

@@ -5,7 +5,7 @@
 #include "base/path.h"
 #include "server/api/create.h"
 
-enum { VOLUMES_MAX = 64 };
+enum { VOLUMES_MAX = 64, OPTIONS_MAX = 4096 };
 
 // ---- types ----
 
@@ -51,7 +51,20 @@ static void read_ossfs(struct problems *p, const struct field *f) {
     struct field bucket = field_get(&f->at, o, "bucket"),
                  endpoint = field_get(&f->at, o, "endpoint");
     (void)text_length(p, &bucket, field_text(p, &bucket, true), 3, 63);
+    struct field version = field_get(&f->at, o, "version"),
+                 options = field_get(&f->at, o, "options"),
+                 id = field_get(&f->at, o, "accessKeyId"),
+                 secret = field_get(&f->at, o, "accessKeySecret");
     (void)text_length(p, &endpoint, field_text(p, &endpoint, true), 1, 0);
+    const char *text = field_text(p, &version, false);
+    if (text && strcmp(text, "1.0") != 0 && strcmp(text, "2.0") != 0)
+        problem_add(p, &version.at, "literal_error", "Input should be '1.0' or '2.0'");
+    (void)field_list(p, &options, 0, false);
+    (void)text_length(p, &id, field_text(p, &id, false), 1, 0);
+    (void)text_length(p, &secret, field_text(p, &secret, false), 1, 0);
+    if (!id.value || !secret.value)
+        problem_add(p, &f->at, "value_error",
+                    "Value error, accessKeyId and accessKeySecret must be given");
 }
 
 static void read_volume(struct problems *p, const struct field *f) {
@@ -149,6 +162,102 @@ static int check_host(const struct api *a, const char *path, struct error *err) 
                         "host.path \"%.200s\" lies under none of storage.allowed_host_paths", path);
 }
 
+// ---- ossfs: what a mount program of the host is told must be no more than it seems ----
+
+// All of it of these characters: no line ends, no blanks, nothing that a program would read as
+// more.
+static bool is_of(const char *text, const char *others) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    for (; *text; text++)
+        if (!strchr(plain, *text) && !strchr(others, *text))
+            return false;
+    return true;
+}
+
+static bool is_bucket(const char *text) {
+    size_t n = strlen(text);
+    return n >= 3 && n <= 63 && is_dns_label(text, 63);
+}
+
+// Numbers and a few words: nothing that could be the name of a file, which the program, being root,
+// would write.
+static bool is_value(const char *text) {
+    static const char *const words[] = {"true", "false", "on",      "off",      "debug",
+                                        "info", "warn",  "warning", "critical", "error"};
+    for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+        if (strcmp(text, words[i]) == 0)
+            return true;
+    return *text >= '0' && *text <= '9' && is_of(text, "");
+}
+
+// It may not say where: neither a place on the host, nor another bucket, nor other keys.
+static bool is_option(const char *text) {
+    static const char *const ours[] = {"oss_",   "url",       "passwd_file", "bucket",
+                                       "config", "use_cache", "tmpdir",      NULL};
+    const char *value = strchr(text, '=');
+    for (const char *const *p = ours; *p; p++)
+        if (strncmp(text, *p, strlen(*p)) == 0)
+            return false;
+    return *text && *text != '-' && is_of(text, "=") && (!value || is_value(value + 1));
+}
+
+static int check_options(const json_t *list, struct volume_spec *v, struct error *err) {
+    struct strbuf lines cleanup_strbuf;
+    const json_t *one;
+    size_t i;
+    strbuf_init(&lines, OPTIONS_MAX);
+    json_array_foreach(list, i, one) {
+        const char *text = json_string_value(one);
+        if (!text || !is_option(text))
+            return error_server(err, ERR_VOLUME_INVALID_OSSFS_OPTION,
+                                "ossfs option \"%.100s\": name, or name=value with a number, "
+                                "true, false or a level; none that names a file, address or key",
+                                text ? text : "");
+        (void)strbuf_addf(&lines, "%s\n", text);
+    }
+    if (lines.failed)
+        return error_server(err, ERR_VOLUME_INVALID_OSSFS_OPTION, "ossfs: too many options");
+    v->options = lines.len ? strbuf_detach(&lines) : NULL;
+    return 0;
+}
+
+static const char *text_of(const json_t *o, const char *name) {
+    const char *text = json_string_value(field_get(&place_body, o, name).value);
+    return text ? text : "";
+}
+
+static int check_ossfs(const json_t *o, struct volume_spec *v, struct error *err) {
+    const char *bucket = text_of(o, "bucket"), *endpoint = text_of(o, "endpoint"),
+               *version = text_of(o, "version"), *id = text_of(o, "accessKeyId"),
+               *secret = text_of(o, "accessKeySecret");
+    const char *host = strstr(endpoint, "://");
+    host = host ? host + 3 : endpoint;
+    v->kind = VOLUME_OSSFS;
+    v->version_1 = strcmp(version, "1.0") == 0;
+    if (!is_bucket(bucket))
+        return error_server(err, ERR_VOLUME_INVALID_OSSFS_BUCKET, "ossfs.bucket \"%.100s\"",
+                            bucket);
+    if (!*host || !is_of(host, ":") ||
+        (host != endpoint && strncmp(endpoint, "http://", 7) != 0 &&
+         strncmp(endpoint, "https://", 8) != 0))
+        return error_server(err, ERR_VOLUME_INVALID_OSSFS_ENDPOINT, "ossfs.endpoint \"%.200s\"",
+                            endpoint);
+    if (!*id || !*secret || !is_of(id, "") || !is_of(secret, "/+="))
+        return error_server(err, ERR_VOLUME_INVALID_OSSFS_CREDENTIALS,
+                            "ossfs wants accessKeyId and accessKeySecret, of plain characters");
+    if (v->sub_path && !is_of(v->sub_path, "/"))
+        return error_server(err, ERR_VOLUME_INVALID_SUB_PATH,
+                            "subPath \"%.200s\" holds a character that no prefix may have",
+                            v->sub_path);
+    v->source = strdup(bucket);
+    v->endpoint = strdup(endpoint);
+    v->key_id = strdup(id);
+    v->key_secret = strdup(secret);
+    return v->source && v->endpoint && v->key_id && v->key_secret
+               ? check_options(field_get(&place_body, o, "options").value, v, err)
+               : error_set(err, ENOMEM, "out of memory");
+}
+
 static int check_source(const struct api *a, const json_t *o, struct volume_spec *v,
                         struct error *err) {
     struct field host = field_get(&place_body, o, "host"), pvc = field_get(&place_body, o, "pvc");
@@ -170,6 +279,8 @@ static int check_source(const struct api *a, const json_t *o, struct volume_spec
         v->must_exist = !field_bool(&none, &make, true);
         v->delete_with_sandbox = field_bool(&none, &drop, false);
         v->source = strdup(json_string_value(claim.value));
+    } else if (a->features & RUNTIME_OSSFS) {
+        return check_ossfs(json_object_get(o, "ossfs"), v, err);
     } else {
         return error_server(err, ERR_VOLUME_UNSUPPORTED_BACKEND,
                             "volumes: ossfs is not supported by this runtime");

@@ -71,7 +71,8 @@ enum runtime_feature {
     RUNTIME_SNAPSHOTS = 1 << 1,
     RUNTIME_PAUSE = 1 << 2,
     RUNTIME_PLATFORM = 1 << 3, // other platforms than the host's
-    RUNTIME_GPU = 1 << 4
+    RUNTIME_GPU = 1 << 4,
+    RUNTIME_OSSFS = 1 << 5
 };
 
 struct runtime_found { // what really exists, for reconcile
@@ -128,8 +129,7 @@ struct runtime_ops {
                            struct error *err);
     int (*inspect)(struct runtime *r, const char *id, struct inspection *ret, struct error *err);
     int (*logs)(struct runtime *r, const char *id, struct strbuf *ret, struct error *err);
-    // What only the runtime knows, as lines of a diagnosis: "IP Address" = "10.200.0.7". Names of
-    // at most 15 bytes, no secrets. May be NULL.
+    // Lines of a diagnosis: "IP Address" = "10.200.0.7". Names of at most 15 bytes. May be NULL.
     int (*facts)(struct runtime *r, const char *id, struct pairs *ret, struct error *err);
     // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd.
     // Microseconds.

@@ -132,6 +132,12 @@ static void spec_free(struct sandbox_spec *s) {
         free(s->volumes[i].mount_path);
         free(s->volumes[i].source);
         free(s->volumes[i].sub_path);
+        free(s->volumes[i].endpoint);
+        free(s->volumes[i].options);
+        free(s->volumes[i].key_id);
+        if (s->volumes[i].key_secret)
+            explicit_bzero(s->volumes[i].key_secret, strlen(s->volumes[i].key_secret));
+        free(s->volumes[i].key_secret);
     }
     free(s->volumes);
     free(s);
@@ -192,8 +198,12 @@ static const struct member volume_members[] = {
     VOLUME(read_only, MEMBER_BOOL),
     VOLUME(must_exist, MEMBER_BOOL),
     VOLUME(delete_with_sandbox, MEMBER_BOOL),
+    VOLUME(endpoint, MEMBER_TEXT),
+    VOLUME(options, MEMBER_TEXT),
+    VOLUME(version_1, MEMBER_BOOL),
 };
-static const char *const volume_kinds[] = {[VOLUME_HOST] = "host", [VOLUME_NAMED] = "named"};
+static const char *const volume_kinds[] = {
+    [VOLUME_HOST] = "host", [VOLUME_NAMED] = "named", [VOLUME_OSSFS] = "ossfs"};
 
 static json_t *member_to_json(const struct member *m, const void *object) {
     const void *at = (const char *)object + m->offset;
@@ -322,9 +332,12 @@ static int entrypoint_from_json(const json_t *j, struct sandbox_spec *s) {
 static int volume_from_json(const json_t *j, struct volume_spec *v) {
     const char *name, *kind = json_string_value(json_object_get(j, "kind"));
     json_t *value;
-    if (!kind || (strcmp(kind, "host") != 0 && strcmp(kind, "named") != 0))
+    size_t k = 0;
+    while (kind && k < ARRAY_SIZE(volume_kinds) && strcmp(kind, volume_kinds[k]) != 0)
+        k++;
+    if (!kind || k == ARRAY_SIZE(volume_kinds))
         return -1;
-    v->kind = strcmp(kind, "host") == 0 ? VOLUME_HOST : VOLUME_NAMED;
+    v->kind = (enum volume_kind)k;
     json_object_foreach((json_t *)j, name, value) {
         const struct member *m = member_named(volume_members, ARRAY_SIZE(volume_members), name);
         if (m ? member_from_json(m, value, v) < 0 : strcmp(name, "kind") != 0)

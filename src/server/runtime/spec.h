@@ -21,15 +21,19 @@ struct pairs {
     size_t count;
 };
 
-enum volume_kind { VOLUME_HOST, VOLUME_NAMED };
+enum volume_kind { VOLUME_HOST, VOLUME_NAMED, VOLUME_OSSFS };
 struct volume_spec {
     char *name, *mount_path;
-    char *source;   // VOLUME_HOST: host path; VOLUME_NAMED: claim name
+    char *source;   // VOLUME_HOST: host path; VOLUME_NAMED: claim name; VOLUME_OSSFS: bucket
     char *sub_path; // NULL or "" = none
     enum volume_kind kind;
     bool read_only;
     bool must_exist;          // VOLUME_NAMED: it is not made when there is none
     bool delete_with_sandbox; // VOLUME_NAMED: one that was made for the sandbox goes with it
+    // VOLUME_OSSFS; sub_path is the prefix in the bucket
+    char *endpoint, *options;  // options: a line each; NULL: none
+    char *key_id, *key_secret; // in memory alone: never part of the stored form
+    bool version_1;
 };
 
 enum { SPEC_GPUS_ALL = 1000000 };

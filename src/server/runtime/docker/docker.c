@@ -193,7 +193,8 @@ static void docker_free(struct runtime *r) {
 static const struct runtime_ops ops = {.name = "docker",
                                        .code_prefix = "DOCKER",
                                        .features = RUNTIME_PAUSE | RUNTIME_PLATFORM | RUNTIME_GPU |
-                                                   RUNTIME_NAMED_VOLUMES | RUNTIME_SNAPSHOTS,
+                                                   RUNTIME_NAMED_VOLUMES | RUNTIME_SNAPSHOTS |
+                                                   RUNTIME_OSSFS,
                                        .start = docker_start,
                                        .list = docker_list_all,
                                        .adopt = docker_adopt,
@@ -254,6 +255,8 @@ static int check_settings(const struct docker_settings *s, struct error *err) {
 
 static int fill(struct docker *d, struct error *err) {
     const char *mode = d->settings.network_mode;
+    if (!d->settings.ossfs_root)
+        d->settings.ossfs_root = "/mnt/ossfs";
     if (!d->settings.default_pids)
         d->settings.default_pids = PIDS_DEFAULT;
     if (!d->settings.start_timeout_ms)

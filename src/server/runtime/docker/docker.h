@@ -40,6 +40,7 @@ struct docker_settings {
     docker_list sandbox_env;      // "NAME=value" for every sandbox
     docker_list sandbox_binds;    // "source:target[:options]" for every sandbox
     docker_list allowed_host_paths;
+    const char *ossfs_root; // [/mnt/ossfs] where buckets are mounted
     enum docker_limits limits;
     uint64_t default_pids;    // [4096] when the spec names none
     int64_t start_timeout_ms; // [30000] from the start of the container to execd's first answer

@@ -48,6 +48,7 @@ struct docker {
     struct engine *engine;
     struct docker_events *events;
     bool host_network, publish;
+    bool near;           // the engine is on this host, and both are root: its files are ours
     bool foreign_execd;  // of runtime.execd_image: no init, started by its own bootstrap.sh
     bool no_limits;      // the engine cannot limit memory, processor or processes
     const char *network; // as the engine knows it

@@ -37,7 +37,7 @@ static bool is_neighbour(const struct docker *d) {
 }
 
 static int choose_publishing(struct docker *d, struct error *err) {
-    bool near = is_neighbour(d);
+    bool near = d->near = is_neighbour(d);
     switch (d->settings.publish) {
     case DOCKER_PUBLISH_AUTO: d->publish = !near; break;
     case DOCKER_PUBLISH_ALWAYS: d->publish = true; break;

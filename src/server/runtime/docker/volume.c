@@ -13,6 +13,7 @@
 #include "server/errors.h"
 #include "server/runtime/docker/adopt/adopt.h"
 #include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/volume/ossfs.h"
 
 enum { PATH_SIZE = 4096 };
 
@@ -173,13 +174,21 @@ static int host(struct preparing *p, struct error *err) {
     return host_source(p, source, err) ? -1 : add_bind(p, source, err);
 }
 
+static int bucket(struct preparing *p, struct error *err) {
+    char source[PATH_SIZE];
+    p->own = true; // also after a failure: what is mounted goes with the destroy
+    return ossfs_mount(p->d, p->q->id, p->v, source, err) ? -1 : add_bind(p, source, err);
+}
+
 int docker_volumes_prepare(struct docker *d, const struct provision_request *q, json_t *binds,
                            bool *ret_own, struct error *err) {
     struct preparing p = {.d = d, .q = q, .binds = binds};
     int r = 0;
     for (size_t i = 0; i < q->spec->volume_count && !r; i++) {
         p.v = &q->spec->volumes[i];
-        r = p.v->kind == VOLUME_HOST ? host(&p, err) : named(&p, err);
+        r = p.v->kind == VOLUME_HOST    ? host(&p, err)
+            : p.v->kind == VOLUME_OSSFS ? bucket(&p, err)
+                                        : named(&p, err);
     }
     *ret_own = p.own; // also after a failure: the destroy takes them away
     return r;
@@ -194,6 +203,8 @@ int docker_volumes_remove(struct docker *d, const char *id, struct error *err) {
     size_t i;
     strbuf_init(&text, 1024);
     strbuf_init(&path, ENGINE_PATH_MAX);
+    if (ossfs_release(d, id, err))
+        return -1;
     if (!filters || json_write(filters, &text))
         return error_set(err, ENOMEM, "out of memory");
     (void)strbuf_adds(&path, "/volumes?filters=");
