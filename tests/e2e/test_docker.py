@@ -71,6 +71,8 @@ def test_container_is_as_asked(server, engine):
         code, out, _ = server.run(sb["id"], "echo $A-$EVERY; cat /proc/1/environ 2>/dev/null | tr '\\0' '\\n' | grep -c TOKEN")
         assert out.split() == ["1-where", "0"], (code, out)
         assert server.run(sb["id"], "touch /opt/opensandbox/bin/x")[0] != 0  # execd is read-only
+        facts = server.request("GET", f"/v1/sandboxes/{sb['id']}/diagnostics/inspect").body.decode()
+        assert f"Container ID:   {c['Id'][:12]}\n" in facts and "Network:        opensandbox " in facts and token not in facts
     finally:
         server.delete(sb["id"])
     assert engine.inspect(sb["id"])[0] == 404

@@ -14,8 +14,9 @@ static json_t *render_status(const struct sandbox *sb) {
     (void)json_object_set_new(o, "state", json_string(sandbox_state_name(sb->state)));
     if (*sb->reason)
         (void)json_object_set_new(o, "reason", json_string(sb->reason));
-    if (*sb->message)
-        (void)json_object_set_new(o, "message", json_string(sb->message));
+    const char *message = sb->state == SANDBOX_RUNNING && sb->notice ? sb->notice : sb->message;
+    if (*message)
+        (void)json_object_set_new(o, "message", json_string(message));
     (void)json_object_set_new(o, "lastTransitionAt", render_time(sb->changed_us));
     return o;
 }

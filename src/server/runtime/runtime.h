@@ -16,7 +16,6 @@
 #include "server/runtime/spec.h"
 
 enum { SANDBOX_ID_SIZE = UUID_TEXT_SIZE, RUNTIME_PHASES_MAX = 8, RUNTIME_STATE_MAX = 2048 };
-
 enum { EXECD_PORT = 44772, EGRESS_PORT = 18080 };
 
 struct image_request {
@@ -138,8 +137,9 @@ struct runtime_ops {
     bool (*relays)(const struct runtime *r);
     // Tells of ends from now on. Loop thread.
     void (*watch)(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg);
-    void (*stop)(
-        struct runtime *r); // loop closing; sandboxes run on. Loop thread, after workers are idle
+    // What is not as asked while it runs, a static text; NULL: nothing. Loop thread. May be NULL.
+    const char *(*notice)(const struct runtime *r, const struct sandbox_spec *spec);
+    void (*stop)(struct runtime *r); // sandboxes run on. Loop thread, when workers are idle
     void (*free)(struct runtime *r);
 };
 

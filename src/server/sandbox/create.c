@@ -330,6 +330,7 @@ static struct sandbox *sandbox_new(struct domain *d, struct create *t, const cha
         spec_unref(t->spec);
         return NULL;
     }
+    sb->notice = domain_notice(d, t->spec);
     if (t->spec->timeout_s)
         sb->expires_us = t->asked_us + t->spec->timeout_s * 1000000;
     if (pool && !(sb->pool = strdup(pool))) {

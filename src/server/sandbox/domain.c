@@ -70,6 +70,11 @@ static char *text_of(const char *text) {
     return *text ? strdup(text) : NULL;
 }
 
+const char *domain_notice(const struct domain *d, const struct sandbox_spec *spec) {
+    const struct runtime *r = d->settings.runtime;
+    return r->ops->notice ? r->ops->notice(r, spec) : NULL;
+}
+
 int record_fill(struct operation *op, enum sandbox_state as, struct error *err) {
     const struct sandbox *sb = op->sandbox;
     struct sandbox_record *r = &change_put(&op->change, STORE_SANDBOXES)->sandbox;

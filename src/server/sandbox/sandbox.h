@@ -30,6 +30,7 @@ struct sandbox {
     enum sandbox_state state;
     char reason[SANDBOX_REASON_MAX];
     char message[ERROR_MESSAGE_MAX];
+    const char *notice; // of the runtime: what is not as asked while it runs; NULL: nothing
     struct sandbox_spec *spec;
     struct pairs metadata; // current map (spec->metadata is the one of the create)
     char *pool;            // that it was made for; NULL: none

@@ -253,6 +253,7 @@ static int load_one(const union store_record *record, void *arg) {
         return err->kind ? error_wrap(err, "store: sandbox %s", r->id)
                          : error_errno(err, ENOMEM, "store");
     }
+    sb->notice = domain_notice(d, spec);
     sb->changed_us = r->changed_us;
     sb->expires_us = r->expires_us;
     sb->forget_us = r->forget_us;

@@ -28,6 +28,7 @@ struct fake {
     struct map existing, busy, snapshots; // ids
     bool snapshots_busy;
     bool images_ready, relay;
+    const char *notice;
     int (*dial)(unsigned port);
     struct inspection inspection;
     struct loop *loop;
@@ -197,6 +198,10 @@ static int f_snapshot_remove(struct runtime *r, const char *snapshot_id, const c
 static bool f_relays(const struct runtime *r) {
     return ((const struct fake *)r)->relay;
 }
+static const char *f_notice(const struct runtime *r, const struct sandbox_spec *spec) {
+    (void)spec;
+    return ((const struct fake *)r)->notice;
+}
 static void f_watch(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg) {
     struct fake *f = fake_of(r);
     f->loop = l;
@@ -238,6 +243,7 @@ static const struct runtime_ops ops = {.name = "fake",
                                        .facts = f_facts,
                                        .dial = f_dial,
                                        .relays = f_relays,
+                                       .notice = f_notice,
                                        .watch = f_watch,
                                        .stop = f_stop,
                                        .free = f_free};
@@ -313,6 +319,9 @@ void fake_dial(struct runtime *r, int (*dial)(unsigned port)) {
 }
 void fake_relay(struct runtime *r, bool relay) {
     fake_of(r)->relay = relay;
+}
+void fake_notice(struct runtime *r, const char *text) {
+    fake_of(r)->notice = text;
 }
 void fake_images(struct runtime *r, bool ready) {
     fake_of(r)->images_ready = ready; // loop thread only

@@ -41,8 +41,9 @@ void fake_busy_snapshots(struct runtime *r, bool busy); // removals answer EBUSY
 void fake_put(struct runtime *r, const char *id);       // as if it had been provisioned
 // dial() answers with the descriptor that this gives, on a worker; default: a copy of descriptor 0.
 void fake_dial(struct runtime *r, int (*dial)(unsigned port));
-void fake_relay(struct runtime *r, bool relay);  // relays() answers that; default false
-void fake_images(struct runtime *r, bool ready); // image_ready() answers that; default true
+void fake_relay(struct runtime *r, bool relay);        // relays() answers that; default false
+void fake_notice(struct runtime *r, const char *text); // notice() answers that
+void fake_images(struct runtime *r, bool ready);       // image_ready() answers that; default true
 void fake_inspection(struct runtime *r, const struct inspection *i);               // default: alive
 void fake_exit(struct runtime *r, const char *id, int code, int signal, bool oom); // and the event
 

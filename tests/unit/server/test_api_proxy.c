@@ -339,6 +339,38 @@ static void test_other_ports_go_through_execd(void **state) {
     end(&t);
 }
 
+// What a runtime does not do as asked is told while the sandbox runs, after a resume too.
+static void test_a_notice_is_told(void **state) {
+    static const char look[] = "GET /v1/sandboxes/%s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+                               "OPEN-SANDBOX-API-KEY: " KEY "\r\n\r\n";
+    struct setting t;
+    struct answer a = {0};
+    char text[512], body[2048];
+    (void)state;
+    begin(&t, NULL);
+    fake_notice(t.w.runtime, "no limits here");
+    create_running(&t.w, 3600, t.id);
+    for (int i = 0; i < 3; i++) {
+        int fd = client(&t);
+        int n = snprintf(text, sizeof text, look, t.id);
+        assert_int_equal(write(fd, text, (size_t)n), n);
+        (void)head(&t, fd);
+        UNTIL(&t.w, readable(fd));
+        ssize_t got = read(fd, body, sizeof body - 1);
+        assert_true(got > 0);
+        body[got] = '\0';
+        assert_true((strstr(body, "\"message\":\"no limits here\"") != NULL) == (i != 1));
+        close(fd);
+        a = (struct answer){0};
+        if (i == 0)
+            lifecycle_pause(t.w.domain, t.id, answered, &a);
+        else
+            lifecycle_resume(t.w.domain, t.id, answered, &a);
+        UNTIL(&t.w, a.times);
+    }
+    end(&t);
+}
+
 static void test_what_is_refused_at_once(void **state) {
     static const char *const asked[][3] = {
         {"0/", "HTTP/1.1 400 ", "FAKE::INVALID_PORT"},
@@ -487,6 +519,7 @@ int main(void) {
         cmocka_unit_test(test_answers_stay_below_their_path),
         cmocka_unit_test(test_execd_demands_its_token),
         cmocka_unit_test(test_other_ports_go_through_execd),
+        cmocka_unit_test(test_a_notice_is_told),
         cmocka_unit_test(test_what_is_refused_at_once),
         cmocka_unit_test(test_a_paused_sandbox_is_told),
         cmocka_unit_test(test_a_pending_sandbox_is_waited_for),

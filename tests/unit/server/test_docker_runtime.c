@@ -324,6 +324,9 @@ static void an_engine_without_limits(void **state) {
     assert_int_equal(provision(w, &err), 0);
     cleanup_json json_t *j = body(w);
     assert_null(json_object_get(json_object_get(j, "HostConfig"), "Memory"));
+    assert_non_null(strstr(w->runtime->ops->notice(w->runtime, w->spec), "best_effort"));
+    w->spec->memory_bytes = 0; // nothing was asked for
+    assert_null(w->runtime->ops->notice(w->runtime, w->spec));
 }
 
 // ---- images ----
@@ -588,6 +591,37 @@ static void a_foreign_execd_starts_by_its_own_script(void **state) {
     assert_non_null(strstr(body, "\"EXECD=/opt/opensandbox/bin/execd\""));
 }
 
+static void facts_are_the_engines(void **state) {
+    struct world *w = *state;
+    struct error err = {0};
+    struct pairs f = {0};
+    start(w);
+    fake_engine_rule(
+        w->fake, "GET", "/containers/sandbox-" ID "/json", 0, 200,
+        "{\"Id\":\"" CID
+        "\",\"State\":{\"Running\":false,\"OOMKilled\":true,\"ExitCode\":137,\"Pid\":0,"
+        "\"StartedAt\":\"2026-01-01T00:00:00Z\",\"FinishedAt\":\"0001-01-01T00:00:00Z\","
+        "\"Error\":\"two\\nlines\"},\"NetworkSettings\":{\"Networks\":{\"a\":{\"IPAddress\":"
+        "\"10.0.0.2\"},\"b\":{\"IPAddress\":\"\"}},\"Ports\":{\"44772/tcp\":[{\"HostIp\":"
+        "\"127.0.0.1\",\"HostPort\":\"5\"}],\"80/tcp\":null}},"
+        "\"Config\":{\"Env\":[\"SECRET=x\"]}}");
+    assert_int_equal(w->runtime->ops->facts(w->runtime, ID, &f, &err), 0);
+    assert_string_equal(pairs_get(&f, "Container ID"), "c0ffee00c0ff");
+    assert_string_equal(pairs_get(&f, "OOMKilled"), "True");
+    assert_string_equal(pairs_get(&f, "Exit Code"), "137");
+    assert_string_equal(pairs_get(&f, "Started At"), "2026-01-01T00:00:00Z");
+    assert_string_equal(pairs_get(&f, "Error"), "two");
+    assert_string_equal(pairs_get(&f, "Network"), "a 10.0.0.2, b");
+    assert_string_equal(pairs_get(&f, "Ports"), "44772/tcp -> 127.0.0.1:5");
+    assert_int_equal(f.count, 7);
+    for (size_t i = 0; i < f.count; i++) // as runtime.h promises
+        assert_true(strlen(f.items[i].name) <= 15 && !strstr(f.items[i].value, "SECRET"));
+    pairs_clear(&f);
+    fake_engine_rule(w->fake, "GET", "/containers/sandbox-" ID "/json", 0, 404, "{}");
+    assert_int_equal(w->runtime->ops->facts(w->runtime, ID, &f, &err), -1);
+    assert_int_equal(err.status, 404);
+}
+
 static void only_what_is_ours_is_listed(void **state) {
     struct world *w = *state;
     struct error err = {0};
@@ -670,6 +704,7 @@ int main(void) {
                                        TEST(a_broken_stream_misses_nothing),
                                        TEST(removals),
                                        TEST(a_foreign_execd_starts_by_its_own_script),
+                                       TEST(facts_are_the_engines),
                                        TEST(only_what_is_ours_is_listed),
                                        TEST(the_sweep_takes_what_nobody_knows),
                                        TEST(logs_lose_their_frames),

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/adopt/adopt.h"
+#include "server/runtime/docker/inspect/facts.h"
 #include "server/runtime/docker/internal.h"
 
 enum { SECCOMP_MAX = 1024 * 1024, PIDS_DEFAULT = 4096, START_MS = 30000 };
@@ -152,6 +153,18 @@ static int inspect(struct runtime *r, const char *id, struct inspection *ret, st
 static int logs(struct runtime *r, const char *id, struct strbuf *ret, struct error *err) {
     return docker_sandbox_logs(self(r), id, ret, err);
 }
+static int facts(struct runtime *r, const char *id, struct pairs *ret, struct error *err) {
+    return docker_facts(self(r), id, ret, err);
+}
+// Limits that were asked for and are not there are never kept quiet (docker-runtime.md, decision
+// 6).
+static const char *notice(const struct runtime *r, const struct sandbox_spec *s) {
+    const struct docker *d = (const struct docker *)r;
+    return d->no_limits && (s->memory_bytes || s->cpu_millis || s->pids)
+               ? "The engine cannot limit memory, processor or processes on this host: "
+                 "resourceLimits have no effect (docker.limits = \"best_effort\")."
+               : NULL;
+}
 static int dial(struct runtime *r, const char *id, unsigned port, int *ret_fd, struct error *err) {
     return docker_dial(self(r), id, port, ret_fd, err);
 }
@@ -211,6 +224,8 @@ static const struct runtime_ops ops = {.name = "docker",
                                        .snapshot_remove = snapshot_remove,
                                        .inspect = inspect,
                                        .logs = logs,
+                                       .facts = facts,
+                                       .notice = notice,
                                        .dial = dial,
                                        .relays = relays,
                                        .watch = watch,
