@@ -20,11 +20,17 @@ enum { INSIDE_WAIT_MS = 1000, OUTSIDE_WAIT_MS = 5000, CGROUP_TEXT_MAX = 16384 };
 
 // ---- the namespace ----
 
+// A process that is ending has no network any more, and then no directory: ENOENT is ESRCH.
+static int ended(struct error *err) {
+    err->kind = err->kind == ENOENT ? ESRCH : err->kind;
+    return -1;
+}
+
 static int in_container(int pid, const char *container, struct error *err) {
     char path[64], text[CGROUP_TEXT_MAX];
     (void)snprintf(path, sizeof path, "/proc/%d/cgroup", pid);
     if (fd_read_text(AT_FDCWD, path, text, sizeof text, err))
-        return -1;
+        return ended(err);
     return strstr(text, container)
                ? 0
                : error_set(err, ESRCH,
@@ -44,8 +50,10 @@ int docker_namespace_open(int pid, const char *container, int *ret_fd, struct er
         return -1;
     (void)snprintf(path, sizeof path, "/proc/%d/ns/net", pid);
     cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return error_errno(err, errno, "network of container %.12s", container);
+    if (fd < 0) {
+        (void)error_errno(err, errno, "network of container %.12s", container);
+        return ended(err);
+    }
     p.fd = pidfd;
     if (poll(&p, 1, 0) != 0) // it has ended: the number may have been another's
         return error_set(err, ESRCH, "the first process of container %.12s has ended", container);
