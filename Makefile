@@ -84,7 +84,7 @@ schemathesis: deps-test build-test ## generated requests from our own document; 
 	@$(BUILD)/venv/bin/python tests/checks/schemathesis_check.py $(or $(EXAMPLES),60) $(SEED)
 
 test-docker: deps-test build-test ## the docker runtime on a private dockerd
-	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py -k "not podman" $(ARGS)
+	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py tests/e2e/test_adopt.py -k "not podman" $(ARGS)
 
 test-podman: deps-test build-test ## the same tests on a private Podman
 	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py -k podman $(ARGS)
