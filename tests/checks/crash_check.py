@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -77,9 +78,15 @@ class Load:
             t.join()
 
 
+def query(server, text):
+    return [r[0] for r in sqlite3.connect(f"file:{server.sections['store']['path']}?mode=ro", uri=True).execute(text)]
+
+
 def found(server):
-    """Sandbox ids of this server in /proc, cgroups, links and directories, read by us."""
+    """Sandbox ids of this server in /proc, cgroups, links and directories, read by us; other servers' are not looked at."""
     instance_root = server.state / "oci"
+    instance = query(server, "select value from meta where name = 'instance'")[0]
+    group = re.compile(f"/[^/\n]*-{instance}/([0-9a-f-]{{36}})(?![^/\n])")
     out = {"processes": set(), "cgroups": set(), "links": set(), "directories": set(), "mounts": set(), "runtimes": set()}
     marker = str(instance_root).encode()
     for p in pathlib.Path("/proc").glob("[0-9]*"):
@@ -90,21 +97,16 @@ def found(server):
             continue
         if marker in argv and b"--root" in argv:
             out["runtimes"].add(argv.replace(b"\0", b" ").decode()[:200])
-        for part in groups.split("/"):
-            part = part.strip().split("\n")[0]
-            if len(part) == 36 and part.count("-") == 4:
-                out["processes"].add(part)
+        out["processes"] |= set(group.findall(groups))
     for root, dirs, _ in os.walk("/sys/fs/cgroup"):
-        for d in dirs:
-            if len(d) == 36 and d.count("-") == 4:
-                out["cgroups"].add(d)
+        out["cgroups"] |= {m.group(1) for d in dirs if (m := group.search(os.path.join(root, d)))}
         if root.count("/") > 6:
             dirs.clear()
     text = subprocess.run(["ip", "-d", "-j", "link"], capture_output=True, text=True).stdout
     for link in json.loads(text):
-        last = (link.get("ifalias") or "").split(":")[-1]
-        if len(last) == 36 and last.count("-") == 4:
-            out["links"].add(last)
+        words = (link.get("ifalias") or "").split(":")
+        if instance in words and len(words[-1]) == 36:
+            out["links"].add(words[-1])
     d = instance_root / "sandboxes"
     out["directories"] = {x.name for x in d.iterdir()} if d.is_dir() else set()
     out["mounts"] = {line for line in open("/proc/self/mountinfo") if str(instance_root) in line}
@@ -136,7 +138,7 @@ def verify(server, load, label, others=frozenset()):
     for sid in list(load.alive & set(listed))[:3]:
         code, out, err = server.run(sid, "echo usable")
         check(f"quiet {label}: a running sandbox is usable", (code, out) == (0, "usable\n"), (code, out, err))
-    rows = {r[0] for r in sqlite3.connect(f"file:{server.sections['store']['path']}?mode=ro", uri=True).execute("select id from sandboxes")}
+    rows = set(query(server, "select id from sandboxes"))
     check(f"quiet {label}: store and list agree", rows == set(listed), rows ^ set(listed))
     return listed
 
