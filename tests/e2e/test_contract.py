@@ -172,7 +172,12 @@ def create_examples(x):
     create("VOLUME::INVALID_SUB_PATH", volumes=volume(subPath="../x", host={"path": volumes}))
     create("VOLUME::INVALID_HOST_PATH", volumes=volume(host={"path": volumes + "/../x"}))
     create("VOLUME::HOST_PATH_NOT_ALLOWED", volumes=volume(host={"path": "/etc"}))
-    create("VOLUME::UNSUPPORTED_BACKEND", volumes=volume(ossfs={"bucket": "abc", "endpoint": "x"}))
+    bucket = {"bucket": "abc", "endpoint": "oss.example", "accessKeyId": "a", "accessKeySecret": "b"}
+    if x.kind == "oci":
+        create("VOLUME::UNSUPPORTED_BACKEND", volumes=volume(ossfs=bucket))
+    else:
+        for code, bad in {"BUCKET": {"bucket": "A_B"}, "ENDPOINT": {"endpoint": "a b"}, "OPTION": {"options": ["passwd_file=/etc/passwd"]}}.items():
+            create("VOLUME::INVALID_OSSFS_" + code, volumes=volume(ossfs={**bucket, **bad}))
     create("VOLUME::PVC_NOT_FOUND", volumes=volume(pvc={"claimName": "none", "createIfNotExists": False}))
     if x.kind == "oci":  # the docker runtime's execd answers before it finds out
         create("%::SANDBOX_START_FAILED", entrypoint=["/no/such/program"])
@@ -298,7 +303,7 @@ def pool_examples(x):
     volume = lambda **kw: [{"name": "a", "mountPath": "/a", "host": {"path": volumes}, **kw}]
     bad = [{"lifecycle": {}}, {"metadata": {"a b": "c"}}, {"entrypoint": [""]}, {"volumes": volume() + volume(mountPath="/b")},
            {"volumes": volume(mountPath="/proc")}, {"volumes": volume(subPath="..")}, {"volumes": volume(host={"path": volumes + "/../x"})},
-           {"volumes": volume(host={"path": "/etc"})}, {"volumes": volume(host=None, ossfs={"bucket": "abc", "endpoint": "x"})}]
+           {"volumes": volume(host={"path": "/etc"})}, {"volumes": volume(host=None, ossfs={"bucket": "A_B", "endpoint": "x", "accessKeyId": "a", "accessKeySecret": "b"})}]
     assert create().status == 201
     assert create().json()["code"] == "POOL::ALREADY_EXISTS"
     for template in [{"image": BODY["image"], **b} for b in bad]:
@@ -418,9 +423,12 @@ UNSEEN = {
     "%::IMAGE_UNAUTHORIZED": "test_images.py", "%::IMAGE_INVALID": "test_hostile_images.py", "BACKEND_TIMEOUT": "time; test_api_proxy.c",
     "SANDBOX::PENDING": "time; test_api_proxy.c", "SNAPSHOT::NOT_READY": "test_snapshot.c", "SNAPSHOT::INVALID_RESTORE_CONFIG": "other ids",
     "SNAPSHOT::NOT_IMPLEMENTED": "a runtime without", "VOLUME::HOST_PATH_CREATE_FAILED": "a disk that fails",
+    "VOLUME::OSSFS_MOUNT_FAILED": "test_docker_engine.py",
     "VOLUME::INVALID_PVC_NAME": "a name of another length than 422 admits", "VOLUME::PVC_INSPECT_FAILED": "an engine that fails", "VOLUME::PVC_SUBPATH_UNSUPPORTED_DRIVER": "another driver",
 }
-OF_ONE = {"oci": {"%::SANDBOX_IMAGE_PULL_FAILED"}, "docker": {"%::IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED"}}
+OSSFS = {"VOLUME::INVALID_OSSFS_" + x for x in ("BUCKET", "ENDPOINT", "OPTION", "CREDENTIALS")}
+OF_ONE = {"oci": {"%::SANDBOX_IMAGE_PULL_FAILED", *OSSFS},
+          "docker": {"%::IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED", "VOLUME::UNSUPPORTED_BACKEND", *OSSFS}}
 UNSEEN_VALUES = {"Pending", "Pausing", "Resuming", "Stopping", "Deleting", "Failed", "url"}
 REQUESTS = {"CreateSandboxRequest", "ImageRequest", "NetworkPolicy", "Volume", "MetadataPatch", "Renewal", "CreateSnapshotRequest",
             "CreatePoolRequest", "UpdatePoolRequest", "ClientEvent"}

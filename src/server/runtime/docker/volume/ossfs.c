@@ -198,7 +198,7 @@ static int release_one(const struct docker *d, const char *sandbox_id, int dir, 
         ;
     if (unlinkat(dir, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
         return 0;
-    return error_server(err, ERR_VOLUME_OSSFS_UNMOUNT_FAILED, "%.500s: %s", at, strerror(errno));
+    return error_errno(err, errno, "unmount %.500s", at); // the teardown tries again
 }
 
 int ossfs_release(struct docker *d, const char *sandbox_id, struct error *err) {
