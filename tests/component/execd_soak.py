@@ -67,7 +67,7 @@ def terminal(e, i):
     from websockets.sync.client import connect
     session = e.request("POST", "/pty", {}).json()["session_id"]
     url = f"ws://127.0.0.1:{e.port}/pty/{session}/ws"
-    with connect(url, additional_headers=e.headers(), open_timeout=10) as ws:
+    with connect(url, additional_headers=e.headers(), open_timeout=10, close_timeout=1) as ws:
         ws.send(b"\x00echo to-$((40+2))\n")
         seen = b""
         while b"to-42" not in seen:

@@ -88,7 +88,7 @@ def test_client(front):
         # a terminal
         pty = httpx.post(f"https://localhost:{port}/v1/sandboxes/{sb.id}/proxy/44772/pty", verify=context, headers=token, json={}).json()
         url = f"wss://localhost:{port}/v1/sandboxes/{sb.id}/proxy/44772/pty/{pty['session_id']}/ws"
-        with connect(url, ssl=context, additional_headers=token, open_timeout=10) as ws:
+        with connect(url, ssl=context, additional_headers=token, open_timeout=10, close_timeout=1) as ws:
             assert json.loads(ws.recv(10))["type"] == "connected"
     finally:
         sb.kill()
