@@ -66,11 +66,10 @@ def main():
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda i: use(server, i), range(COUNT)))
         check(f"{COUNT} sandboxes made, used and deleted", True)
-        try:
-            harness.wait_until(lambda: settled(stock), "the state of before", 30)
+        try:  # the stock refills meanwhile: the state that was waited for counts, not a later one
+            after = harness.wait_until(lambda: settled(stock), "the state of before", 30)
         except AssertionError:
-            pass
-        after = settled()
+            after = settled()
         for kind in before:
             check(f"{kind}: {stock[kind]} before, {after[kind]} after", after[kind] <= stock[kind], sorted(census(roots).get(kind, [])))
         # the check can fail: what a leak would leave is reported
