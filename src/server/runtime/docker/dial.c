@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -15,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "server/runtime/docker/internal.h"
+#include "server/runtime/inside.h"
 
 enum { INSIDE_WAIT_MS = 1000, OUTSIDE_WAIT_MS = 5000, CGROUP_TEXT_MAX = 16384 };
 
@@ -61,18 +61,6 @@ int docker_namespace_open(int pid, const char *container, int *ret_fd, struct er
     return 0;
 }
 
-// A socket that belongs to the sandbox's network. The thread steps in and out; it must not stay
-// there.
-static int socket_inside(int net, struct error *err) {
-    cleanup_close int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (home < 0 || setns(net, CLONE_NEWNET))
-        return error_errno(err, errno, "network of the sandbox");
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), saved = errno;
-    if (setns(home, CLONE_NEWNET))
-        abort(); // a worker in a stranger's network would be worse than no server
-    return fd < 0 ? error_errno(err, saved, "socket in the sandbox") : fd;
-}
-
 // ---- connecting ----
 
 static int await(int fd, int wait_ms) {
@@ -95,7 +83,7 @@ static int connect_to(int fd, const struct sockaddr *a, socklen_t len, int wait_
 static int connect_inside(int net, uint32_t address, unsigned port, struct error *err) {
     const struct sockaddr_in a = {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = address};
-    cleanup_close int fd = socket_inside(net, err);
+    cleanup_close int fd = inside_socket(net, err);
     if (fd < 0 || connect_to(fd, (const struct sockaddr *)&a, sizeof a, INSIDE_WAIT_MS, port, err))
         return -1;
     return TAKE_FD(fd);

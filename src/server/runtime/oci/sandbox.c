@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +22,7 @@
 #include "base/path.h"
 #include "fmt/json.h"
 #include "server/errors.h"
+#include "server/runtime/inside.h"
 #include "server/runtime/oci/exit.h"
 #include "server/runtime/oci/volume/named.h"
 
@@ -351,22 +351,10 @@ static int dial_execd(int dir, struct error *err) {
     return TAKE_FD(fd);
 }
 
-// A socket that belongs to the sandbox's network namespace. The thread steps in and out; it must
-// not stay there.
-static int socket_inside(int net, struct error *err) {
-    cleanup_close int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (home < 0 || setns(net, CLONE_NEWNET))
-        return error_errno(err, errno, "network of the sandbox");
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), saved = errno;
-    if (setns(home, CLONE_NEWNET))
-        abort(); // a worker in a stranger's network would be worse than no server
-    return fd < 0 ? error_errno(err, saved, "socket in the sandbox") : fd;
-}
-
 static int connect_inside(int net, uint32_t address, unsigned port, struct error *err) {
     struct sockaddr_in a = {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = address};
-    cleanup_close int fd = socket_inside(net, err);
+    cleanup_close int fd = inside_socket(net, err);
     if (fd < 0)
         return -1;
     int failed = connect(fd, (struct sockaddr *)&a, sizeof a) ? errno : 0;
