@@ -120,7 +120,7 @@ test-egress: deps-test build-test ## network policy: names, addresses, API, and 
 egress-fail-closed: deps-test build-test ## worker, supervisor and rules are taken away; a counter on the far side stays at zero
 	@python3 tools/check.py egress_closed
 
-quickstart-check: ## quickstart twice from a clean clone, then stop
+quickstart-check: deps-test ## quickstart twice from a clean clone, then stop
 	@python3 tools/check.py quickstart
 
 lint: deps-test build-test ## format, clang-tidy, cppcheck, dependency law, banned functions, size budgets, headers
