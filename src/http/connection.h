@@ -17,7 +17,7 @@
 #include "io/stream.h"
 
 enum {
-    HTTP_READ_SIZE = 64 * 1024,
+    HTTP_READ_SIZE = 256 * 1024, // one buffer a server; uploads need a turn of two loops for each
     HTTP_PENDING_MAX = 64 * 1024,
     HTTP_HELD_MAX = HTTP_PENDING_MAX + HTTP_READ_SIZE, // of a body nobody takes yet
     HTTP_DISCARD_MAX = 64 * 1024,                      // of a request body that nobody wants

@@ -203,15 +203,15 @@ static ssize_t found(struct multipart *m, size_t used) {
     return (ssize_t)used;
 }
 
-// The whole delimiter from data[i] on, so that data without it goes on in one piece. Else where one
-// could begin whose end is still to come.
-static const char *search(const struct multipart *m, const char *data, size_t len, size_t i,
-                          size_t *ret_rest) {
-    const char *hit = len - i >= m->delimiter_len
-                          ? memmem(data + i, len - i, m->delimiter, m->delimiter_len)
-                          : NULL;
-    *ret_rest = len - i >= m->delimiter_len ? len - m->delimiter_len + 1 : i;
-    return hit;
+// The whole delimiter from data[i] on, so that data without it goes on in one piece; else the CR
+// with which one could begin whose end is still to come; else NULL. memchr() is several times as
+// fast as memmem() here.
+static const char *search(const struct multipart *m, const char *data, size_t len, size_t i) {
+    const char *end = data + len;
+    for (const char *p = data + i; (p = memchr(p, '\r', (size_t)(end - p))); p++)
+        if ((size_t)(end - p) < m->delimiter_len || !memcmp(p, m->delimiter, m->delimiter_len))
+            return p;
+    return NULL;
 }
 
 // Searches the delimiter. A CR can only be its first byte, so a failed match restarts there at
@@ -220,13 +220,11 @@ static ssize_t scan(struct multipart *m, const char *data, size_t len) {
     size_t i = 0, begin = 0; // data[begin..i) is data for sure
     while (i < len) {
         if (m->matched == 0) {
-            size_t rest;
-            const char *hit = search(m, data, len, i, &rest);
-            const char *cr = hit ? hit : memchr(data + rest, '\r', len - rest);
+            const char *cr = search(m, data, len, i);
             i = cr ? (size_t)(cr - data) : len;
             if (emit(m, data + begin, i - begin) < 0)
                 return -1;
-            if (hit)
+            if (len - i >= m->delimiter_len)
                 return found(m, i + m->delimiter_len);
             m->matched = cr != NULL;
             begin = i += cr != NULL;

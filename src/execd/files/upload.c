@@ -13,7 +13,7 @@
 #include "http/multipart.h"
 
 enum {
-    BATCH = 256 * 1024,       // gathered before the client has to wait
+    BATCH = 512 * 1024,       // handed over at once: a change of threads costs as much as 64 KiB
     BATCH_MAX = 2 << 20,      // with what comes in the call that fills it
     METADATA_MAX = 64 * 1024, // one metadata part
     PAIRS_MAX = 100000,
@@ -238,12 +238,12 @@ static void done(struct job *job) {
     }
 }
 
-// Gives the worker what is there, when it is free. After a failure the rest of the body is only
-// read, so that the client reads the answer.
+// Gives the worker a batch, or the last piece, when it is free. After a failure the rest of the
+// body is only read, so that the client reads the answer.
 static void hand_over(struct upload *u) {
     struct strbuf swap = u->working;
     struct error why;
-    if (u->busy || (!u->filling.len && !u->ended))
+    if (u->busy || (u->filling.len < BATCH && !u->ended))
         return;
     u->working = u->filling;
     u->filling = swap;

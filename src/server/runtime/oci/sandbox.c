@@ -26,7 +26,12 @@
 #include "server/runtime/oci/exit.h"
 #include "server/runtime/oci/volume/named.h"
 
-enum { KILL_WAIT_MS = 10000, DIAL_WAIT_MS = 2000, STAT_START_FIELD = 22 };
+enum {
+    KILL_WAIT_MS = 10000,
+    DIAL_WAIT_MS = 2000,
+    STAT_START_FIELD = 22,
+    SEND_BYTES = 512 * 1024 // on their way to an execd: fewer turns of its loop for an upload
+};
 
 // ---- the table ----
 
@@ -348,6 +353,7 @@ static int dial_execd(int dir, struct error *err) {
     if (fd < 0 || connect(fd, (struct sockaddr *)&a,
                           sizeof a)) // EAGAIN: its backlog is full, the caller may try again
         return error_errno(err, errno, "execd of the sandbox");
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &(int){SEND_BYTES}, sizeof(int));
     return TAKE_FD(fd);
 }
 
