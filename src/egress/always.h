@@ -5,7 +5,7 @@
 
 #include <sys/stat.h>
 
-#include "egress/policy.h"
+#include "fmt/policy.h"
 
 enum { ALWAYS_LINE_MAX = 64 * 1024, ALWAYS_FILE_MAX = 4 << 20 };
 

@@ -362,14 +362,24 @@ static void no_route(struct http_exchange *x, const char *allowed) {
     fail(x, allowed ? 405 : 404, "%s", allowed ? "method not allowed" : "404 page not found");
 }
 
+static bool equal(const char *given, const char *wanted) {
+    size_t len = strlen(wanted);
+    return strlen(given) == len && constant_time_equal(given, wanted, len);
+}
+
 static bool check_token(struct http_exchange *x) {
-    const struct egress *e = egress_of(x);
+    const struct options *o = &egress_of(x)->options;
     const char *given = http_header(x, "OPENSANDBOX-EGRESS-AUTH");
-    size_t len = strlen(e->options.token);
-    if (!len || !x->route || x->route->flags & HTTP_ROUTE_OPEN)
+    char digest[SHA256_HEX_SIZE];
+    if ((!*o->token && !*o->token_sha256) || !x->route || x->route->flags & HTTP_ROUTE_OPEN)
         return false;
-    if (given && strlen(given) == len && constant_time_equal(given, e->options.token, len))
+    if (given && *o->token_sha256) {
+        sha256_hex(given, strlen(given), digest);
+        if (equal(digest, o->token_sha256))
+            return false;
+    } else if (given && equal(given, o->token)) {
         return false;
+    }
     fail(x, 401, "unauthorized");
     return true;
 }

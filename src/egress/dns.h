@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "egress/address.h"
+#include "fmt/address.h"
 
 enum {
     DNS_PORT = 53,

@@ -5,7 +5,7 @@
 #define EGRESS_INDEX_H
 
 #include "base/map.h"
-#include "egress/policy.h"
+#include "fmt/policy.h"
 
 enum rule_source { SOURCE_DENY_ALWAYS, SOURCE_ALLOW_ALWAYS, SOURCE_POLICY, SOURCE_DEFAULT };
 

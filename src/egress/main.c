@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "egress/egress.h"
+#include "egress/join.h"
 #include "egress/supervisor.h"
 #include "fmt/json.h"
 #include "io/signals.h"
@@ -121,6 +122,7 @@ static int worker(void) {
     start_log(1);
     json_init();
     signals_init();
+    (void)signal(SIGXFSZ, SIG_IGN); // a log that is full stops nothing
     if (options_read(&e->options, &err) < 0) {
         log_error("%s", err.message);
         return SUPERVISOR_SETUP;
@@ -147,6 +149,12 @@ int main(int argc, char **argv) {
     if (argc > 1) {
         dprintf(2, "usage: %s    the environment says the rest (docs/network-policy.md)\n",
                 argv[0]);
+        return SUPERVISOR_SETUP;
+    }
+    struct error err;
+    if (join_namespaces(&err) < 0) {
+        start_log(2);
+        log_error("%s", err.message);
         return SUPERVISOR_SETUP;
     }
     return supervisor_run("/proc/self/exe");

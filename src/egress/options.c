@@ -8,6 +8,7 @@
 #include <strings.h>
 
 #include "base/cleanup.h"
+#include "base/encode.h"
 #include "base/log.h"
 #include "base/parse.h"
 
@@ -48,6 +49,17 @@ static bool next_piece(const char **list, char *text, size_t size) {
     return true;
 }
 
+// A digest that is none would let nobody in, and be noticed late.
+static int take_token(struct options *o, struct error *err) {
+    uint8_t digest[SHA256_SIZE];
+    o->token = get(PREFIX "TOKEN");
+    o->token_sha256 = get(PREFIX "TOKEN_SHA256");
+    if (*o->token_sha256 && (strspn(o->token_sha256, "0123456789abcdef") != 2 * sizeof digest ||
+                             decode_hex(o->token_sha256, digest, sizeof digest) < 0))
+        return error_set(err, EINVAL, PREFIX "TOKEN_SHA256 is 64 lower-case hex digits");
+    return 0;
+}
+
 static int take_mode(struct options *o, struct error *err) {
     const char *mode = get(PREFIX "MODE");
     if (!*mode || !strcasecmp(mode, "dns+nft") || !strcasecmp(mode, "nft+dns"))
@@ -86,7 +98,7 @@ static int take_address(struct options *o, struct error *err) {
     if (net_parse(o->host, &n) < 0 || !net_is_address(&n))
         return error_set(err, EINVAL, PREFIX "HTTP_ADDR: no literal address: %s", o->host);
     bool loopback = n.size == 4 ? n.bytes[0] == 127 : !strcmp(o->host, "::1");
-    if (!loopback && !*o->token)
+    if (!loopback && !*o->token && !*o->token_sha256)
         return error_set(err, EINVAL,
                          PREFIX "TOKEN is needed to listen on %s: anybody could open the sandbox",
                          o->host);
@@ -189,7 +201,6 @@ static int check_unbuilt(struct error *err) {
 
 int options_read(struct options *o, struct error *err) {
     *o = (struct options){
-        .token = get(PREFIX "TOKEN"),
         .rules = get(PREFIX "RULES"),
         .policy_file = get(PREFIX "POLICY_FILE"),
         .sandbox_id = get(PREFIX "SANDBOX_ID"),
@@ -203,8 +214,8 @@ int options_read(struct options *o, struct error *err) {
     uint64_t rules_max = number(PREFIX "MAX_RULES", POLICY_RULES_MAX, 0, 1 << 20);
     o->rules_max = rules_max ? (size_t)rules_max : SIZE_MAX;
     if (check_unbuilt(err) < 0 || take_log(o, err) < 0 || take_mode(o, err) < 0 ||
-        take_address(o, err) < 0 || take_attributes(o, err) < 0 || take_exempt(o, err) < 0 ||
-        take_doh(o, err) < 0)
+        take_token(o, err) < 0 || take_address(o, err) < 0 || take_attributes(o, err) < 0 ||
+        take_exempt(o, err) < 0 || take_doh(o, err) < 0)
         return -1;
     return take_upstreams(o, err);
 }

@@ -6,9 +6,9 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-#include "egress/policy.h"
 #include "egress/resolve/budget.h"
 #include "egress/resolve/forward.h"
+#include "fmt/policy.h"
 
 enum { OPTIONS_DNS_PORT = 15353, OPTIONS_API_PORT = 18080, OPTIONS_EXEMPT_MAX = 16 };
 
@@ -16,8 +16,10 @@ struct options {
     bool nft; // dns+nft
     char host[64];
     unsigned port;
-    int listen_fd; // listening socket handed to us ("fd:N"), else -1
-    const char *token, *policy_file, *rules, *resolv_conf, *rules_dir;
+    int listen_fd;            // listening socket handed to us ("fd:N"), else -1
+    const char *token;        // "" none
+    const char *token_sha256; // "" none: its SHA-256 in hex, so that no environment holds it
+    const char *policy_file, *rules, *resolv_conf, *rules_dir;
     size_t rules_max;
     int log_fd;          // stdout, stderr or a file
     const char *webhook; // "" none

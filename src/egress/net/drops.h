@@ -3,7 +3,7 @@
 #ifndef EGRESS_NET_DROPS_H
 #define EGRESS_NET_DROPS_H
 
-#include "egress/address.h"
+#include "fmt/address.h"
 #include "io/loop.h"
 #include "io/netlink.h"
 #include "io/stream.h"

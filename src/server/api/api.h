@@ -4,16 +4,12 @@
 #define SERVER_API_API_H
 
 #include "base/list.h"
+#include "fmt/address.h"
 #include "http/exchange.h"
 #include "http/server.h"
 #include "server/config.h"
 #include "server/errors.h"
 #include "server/sandbox/lifecycle.h"
-
-struct net { // an address or a CIDR of server.trusted_proxies
-    unsigned char bytes[16];
-    unsigned family, prefix;
-};
 
 struct api {
     const struct config *config;
@@ -21,7 +17,7 @@ struct api {
     struct domain *domain;
     struct http_server *server; // set by the caller once it exists
     unsigned features;          // of the runtime (enum runtime_feature)
-    struct net *trusted;
+    struct net *trusted;        // server.trusted_proxies
     size_t trusted_count;
     struct list held; // creates that came before the domain was ready
     struct traffic *traffic;

@@ -8,8 +8,8 @@
 
 #include <cmocka.h>
 
-#include "egress/policy.h"
 #include "fmt/json.h"
+#include "fmt/policy.h"
 
 static void expect(const char *text, const char *expected) {
     struct policy p = {0};

@@ -1,15 +1,15 @@
 // What a sandbox may reach, as its owner wrote it: a default and a list of rules (egress.md section
 // 2, our decisions 4 and 5). Targets are kept in one form: lower case, no trailing dot. What can
 // never match is refused with the entry's name, nothing is dropped silently. Any thread.
-#ifndef EGRESS_POLICY_H
-#define EGRESS_POLICY_H
+#ifndef FMT_POLICY_H
+#define FMT_POLICY_H
 
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "base/error.h"
-#include "egress/address.h"
+#include "fmt/address.h"
 
 enum {
     POLICY_NAME_MAX = 253,
@@ -40,6 +40,7 @@ int policy_append(struct policy *p, const struct policy *more, struct error *err
 // {"defaultAction": "allow|deny", "egress": [{"action": .., "target": ..}]}; blank text, null and
 // {} are deny-all. *ret is replaced only on success.
 int policy_parse(struct policy *ret, const char *text, size_t len, struct error *err);
+int policy_from_json(struct policy *ret, const json_t *j, struct error *err); // the same, parsed
 // An array of rules, appended to *ret (deny default); used by PATCH.
 int policy_parse_rules(struct policy *ret, const json_t *rules, struct error *err);
 json_t *policy_json(const struct policy *p); // NULL: no memory

@@ -1,7 +1,7 @@
 // Addresses and prefixes of rules and answers, and sets of them without nesting (nft refuses nested
 // intervals). IPv4 mapped into IPv6 is IPv4. Any thread.
-#ifndef EGRESS_ADDRESS_H
-#define EGRESS_ADDRESS_H
+#ifndef FMT_ADDRESS_H
+#define FMT_ADDRESS_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-#include "egress/address.h"
+#include "fmt/address.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

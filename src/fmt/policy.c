@@ -1,4 +1,4 @@
-#include "egress/policy.h"
+#include "fmt/policy.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -189,21 +189,27 @@ static int take_policy(struct policy *p, const json_t *j, struct error *err) {
     return !rules || json_is_null(rules) ? 0 : policy_parse_rules(p, rules, err);
 }
 
-int policy_parse(struct policy *ret, const char *text, size_t len, struct error *err) {
+int policy_from_json(struct policy *ret, const json_t *j, struct error *err) {
     struct policy p = {0};
-    size_t blank = 0;
-    while (blank < len && strchr(" \t\r\n", text[blank]) && text[blank])
-        blank++;
-    if (blank < len) {
-        cleanup_json json_t *j = json_parse(text, len, NULL, err);
-        if (!j || take_policy(&p, j, err) < 0) {
-            policy_clear(&p);
-            return -1;
-        }
+    if (take_policy(&p, j, err) < 0) {
+        policy_clear(&p);
+        return -1;
     }
     policy_clear(ret);
     *ret = p;
     return 0;
+}
+
+int policy_parse(struct policy *ret, const char *text, size_t len, struct error *err) {
+    size_t blank = 0;
+    while (blank < len && strchr(" \t\r\n", text[blank]) && text[blank])
+        blank++;
+    if (blank == len) {
+        policy_clear(ret);
+        return 0;
+    }
+    cleanup_json json_t *j = json_parse(text, len, NULL, err);
+    return j ? policy_from_json(ret, j, err) : -1;
 }
 
 json_t *policy_rules_json(const struct policy *p) {
