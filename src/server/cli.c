@@ -216,12 +216,13 @@ int cli_guard(const struct config *c, struct error *err) {
                      c->host);
 }
 
-int cli_find_execd(const struct config *c, char *path, struct error *err) {
-    static const char *const places[] = {"../libexec/opensandbox/execd", "execd", "../execd/execd"};
+// A program of ours: the configured one, else installed beside us, else of the build tree.
+static int find_beside(const char *name, const char *key, const char *configured, char *path,
+                       struct error *err) {
     char self[PATH_MAX], candidate[PATH_MAX];
-    if (c->execd_path) {
-        if (!realpath(c->execd_path, path) || access(path, X_OK) < 0)
-            return error_errno(err, errno, "runtime.execd_path \"%s\"", c->execd_path);
+    if (configured) {
+        if (!realpath(configured, path) || access(path, X_OK) < 0)
+            return error_errno(err, errno, "%s \"%s\"", key, configured);
         return 0;
     }
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -231,13 +232,22 @@ int cli_find_execd(const struct config *c, char *path, struct error *err) {
     char *slash = strrchr(self, '/');
     if (slash)
         *slash = 0;
+    static const char *const places[] = {"../libexec/opensandbox/", "", "../execd/", "../egress/"};
     for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
-        int len = snprintf(candidate, sizeof candidate, "%s/%s", self, places[i]);
+        int len = snprintf(candidate, sizeof candidate, "%s/%s%s", self, places[i], name);
+        struct stat st;
         if (len > 0 && (size_t)len < sizeof candidate && realpath(candidate, path) &&
-            access(path, X_OK) == 0)
+            access(path, X_OK) == 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode))
             return 0;
     }
-    return error_set(
-        err, ENOENT,
-        "execd is not installed beside %s: set runtime.execd_path, or run `make build`", self);
+    return error_set(err, ENOENT, "%s is not installed beside %s: set %s, or run `make build`",
+                     name, self, key);
+}
+
+int cli_find_execd(const struct config *c, char *path, struct error *err) {
+    return find_beside("execd", "runtime.execd_path", c->execd_path, path, err);
+}
+
+int cli_find_egress(const struct config *c, char *path, struct error *err) {
+    return find_beside("egress", "egress.path", c->egress_path, path, err);
 }

@@ -28,6 +28,9 @@ int cli_guard(const struct config *c, struct error *err);
 // ../libexec/opensandbox/execd, ./execd, or the build tree's ../execd/execd. path has PATH_MAX
 // bytes.
 int cli_find_execd(const struct config *c, char *path, struct error *err);
+// The program that keeps network policies on oci, in the same way: egress.path. Without it the
+// server runs, and refuses networkPolicy.
+int cli_find_egress(const struct config *c, char *path, struct error *err);
 
 // Makes the directories above `path`, as mkdir -p does. -1: errno.
 int cli_make_parents(const char *path, mode_t mode);

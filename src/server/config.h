@@ -76,6 +76,10 @@ struct config {
     char **allowed_host_paths, *ossfs_root;
     // [secure_runtime], of docker alone
     char *secure_runtime, *secure_runtime_name;
+    // [egress]
+    char *egress_path, *egress_image, *egress_mode;
+    bool egress_disable_ipv6;
+    int64_t egress_readiness_s;
     // [docker]
     char *docker_network, *publish_ports, *publish_host, *apparmor_profile, *seccomp_profile,
         *limits;

@@ -35,19 +35,22 @@ struct server {
     struct http_server *http, *console;
     struct renew_queue *renewals;
     struct signal_watch terminate, interrupt, hangup;
-    struct config *reloaded; // on the last SIGHUP; NULL: there was none
-    char execd[PATH_MAX];
+    struct config *reloaded;                // on the last SIGHUP; NULL: there was none
+    char execd[PATH_MAX], egress[PATH_MAX]; // egress "": there is none
     bool stopping;
     int exit_code;
 };
 
 static struct oci_settings oci_settings(const struct config *c, const char *instance,
-                                        const char *execd) {
+                                        const char *execd, const char *egress) {
     return (struct oci_settings){
         .state_dir = c->state_dir,
         .run_dir = c->run_dir,
         .instance = instance,
         .execd_path = execd,
+        .egress_path = egress,
+        .egress_names_only = strcasecmp(c->egress_mode, "dns") == 0,
+        .egress_ready_ms = c->egress_readiness_s * 1000,
         .runtime = c->oci_runtime,
         .user_namespace = strcasecmp(c->user_namespace, "never") == 0     ? OCI_USERNS_NEVER
                           : strcasecmp(c->user_namespace, "require") == 0 ? OCI_USERNS_REQUIRE
@@ -120,15 +123,16 @@ static bool is_docker(const struct config *c) {
     return strcasecmp(c->runtime, "docker") == 0;
 }
 
-static struct runtime *new_runtime(const struct config *c, const char *instance, const char *execd,
-                                   struct error *err) {
-    const struct docker_settings docker = docker_settings(c, instance, execd);
-    const struct oci_settings oci = oci_settings(c, instance, execd);
+static struct runtime *new_runtime(const struct server *s, struct error *err) {
+    const struct config *c = s->config;
+    const char *instance = store_instance(s->store);
+    const struct docker_settings docker = docker_settings(c, instance, s->execd);
+    const struct oci_settings oci = oci_settings(c, instance, s->execd, s->egress);
     return is_docker(c) ? docker_new(&docker, err) : oci_new(&oci, err);
 }
 
 static int image(const struct config *c, int argc, char **argv) {
-    const struct oci_settings s = oci_settings(c, "", NULL);
+    const struct oci_settings s = oci_settings(c, "", NULL, "");
     return image_cli(&s, argc - 1, argv + 1);
 }
 
@@ -255,7 +259,7 @@ static int open_domain(struct server *s, struct error *err) {
     s->store = store_open(&s->loop, &store, err);
     if (!s->store)
         return -1;
-    s->runtime = new_runtime(c, store_instance(s->store), s->execd, err);
+    s->runtime = new_runtime(s, err);
     if (!s->runtime)
         return -1;
     error_set_prefix(s->runtime->ops->code_prefix);
@@ -306,10 +310,17 @@ static void open_console(struct server *s) {
                     (long long)s->config->console_port, err.message);
 }
 
+// What the runtime can do, less what this host has no program for.
+static unsigned features(const struct server *s) {
+    unsigned all = s->runtime->ops->features;
+    bool egress = is_docker(s->config) ? s->config->egress_image != NULL : *s->egress != 0;
+    return egress ? all : all & ~(unsigned)RUNTIME_NETWORK_POLICY;
+}
+
 static int open_http(struct server *s, struct error *err) {
     const struct config *c = s->config;
     struct http_server_settings settings;
-    if (api_init(&s->api, c, s->domain, s->runtime->ops->features, err) < 0)
+    if (api_init(&s->api, c, s->domain, features(s), err) < 0)
         return -1;
     api_serve(&s->api, &settings);
     s->http = http_server_new(&s->loop, &settings, err);
@@ -362,6 +373,12 @@ static int prepare(struct server *s, int *ret_code, struct error *err) {
     *ret_code = EXIT_START;
     if (doctor_start_check(s->config, err) < 0 || cli_find_execd(s->config, s->execd, err) < 0)
         return -1;
+    if (!is_docker(s->config) && cli_find_egress(s->config, s->egress, err) < 0) {
+        if (s->config->egress_path)
+            return -1;
+        s->egress[0] = 0;
+        log_warning("networkPolicy is refused: %s", err->message);
+    }
     raise_file_limit();
     (void)umask(022);
     json_init();

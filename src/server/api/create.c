@@ -12,6 +12,8 @@
 #include "base/log.h"
 #include "base/parse.h"
 
+#define EGRESS_PREFIX "OPENSANDBOX_EGRESS_"
+
 static bool is_blank(const char *text) {
     return !text || !text[strspn(text, " \t\r\n\v\f")];
 }
@@ -67,26 +69,8 @@ static int read_entrypoint(struct create_form *f, struct problems *p) {
 static void read_policy(struct create_form *f, struct problems *p) {
     struct field policy = field_get(f->at, f->body, "networkPolicy");
     struct field proxy = field_get(f->at, f->body, "credentialProxy");
-    const json_t *o = field_object(p, &policy, false), *rules, *rule;
-    size_t i;
-    f->has_policy = o != NULL;
-    if (o) {
-        struct field action = field_get(&policy.at, o, "defaultAction"),
-                     egress = field_get(&policy.at, o, "egress");
-        (void)field_text(p, &action, false);
-        rules = field_list(p, &egress, 0, false);
-        json_array_foreach(rules, i, rule) {
-            const struct field item = {.at = {.in = &egress.at, .index = i}, .value = rule};
-            const json_t *r = field_object(p, &item, true);
-            struct field verb = field_get(&item.at, r, "action"),
-                         target = field_get(&item.at, r, "target");
-            if (!r)
-                continue;
-            (void)field_text(p, &verb, true);
-            (void)text_length(p, &target, field_text(p, &target, true), 1, 0);
-        }
-    }
-    o = field_object(p, &proxy, false);
+    f->has_policy = policy_read(p, &policy);
+    const json_t *o = field_object(p, &proxy, false);
     if (o) {
         struct field enabled = field_get(&proxy.at, o, "enabled");
         f->proxy_enabled = field_bool(p, &enabled, false);
@@ -331,9 +315,10 @@ static int check_limits(const struct api *a, struct create_form *f, struct error
     return check_gpu(a, f, err);
 }
 
-// OPENSANDBOX_EGRESS_* is meant for a sidecar that is not built yet: known names are dropped,
-// others refused (L14).
-static int check_egress_name(const char *name, bool *ret_drop, struct error *err) {
+// OPENSANDBOX_EGRESS_* is for egress: known names go to it where there is a policy, others are
+// refused (L14). TRANSPARENT stays in the sandbox's environment too.
+static int check_egress_setting(struct create_form *f, const struct pair *v, bool *ret_keep,
+                                struct error *err) {
     static const char *const known[] = {"LOG_LEVEL",
                                         "DNS_UPSTREAM_TIMEOUT",
                                         "MITMPROXY_SSL_INSECURE",
@@ -345,33 +330,43 @@ static int check_egress_name(const char *name, bool *ret_drop, struct error *err
                                         "CREDENTIAL_VAULT_REQUIRE_SCOPED_MATCH",
                                         "CREDENTIAL_VAULT_TRUSTED_PROXY_CIDRS",
                                         "POLICY_FILE"};
-    for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
-        if (strcmp(name + 19, known[i]) == 0) {
-            *ret_drop = strcmp(known[i], "MITMPROXY_TRANSPARENT") != 0;
-            return 0;
-        }
-    }
-    return error_server(err, ERR_INVALID_PARAMETER,
-                        "env: %.100s is not a setting of the egress sidecar", name);
+    size_t i = 0;
+    while (i < ARRAY_SIZE(known) && strcmp(v->name + strlen(EGRESS_PREFIX), known[i]) != 0)
+        i++;
+    if (i == ARRAY_SIZE(known))
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "env: %.100s is not a setting of the egress sidecar", v->name);
+    *ret_keep = strcmp(known[i], "MITMPROXY_TRANSPARENT") == 0;
+    if (f->spec->network_policy)
+        return pairs_add(&f->spec->egress_env, v->name, v->value) < 0
+                   ? error_set(err, ENOMEM, "out of memory")
+                   : 0;
+    if (!*ret_keep)
+        log_warning("env: %s has no effect without networkPolicy and is dropped", v->name);
+    return 0;
+}
+
+static int check_variable(struct create_form *f, const struct pair *v, bool *ret_keep,
+                          struct error *err) {
+    *ret_keep = true;
+    if (!*v->name || strchr(v->name, '='))
+        return error_server(err, ERR_INVALID_PARAMETER, "env: \"%.100s\" is no name of a variable",
+                            v->name);
+    if (strcmp(v->name, HANDOFF_VARIABLE) == 0 || strcmp(v->name, "EXECD_ACCESS_TOKEN_SHA256") == 0)
+        return error_server(err, ERR_INVALID_PARAMETER, "env: %s is set by the server", v->name);
+    if (strncmp(v->name, EGRESS_PREFIX, strlen(EGRESS_PREFIX)) == 0)
+        return check_egress_setting(f, v, ret_keep, err);
+    return 0;
 }
 
 static int check_env(struct create_form *f, struct error *err) {
     struct pairs kept = {0};
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < f->spec->env.count; i++) {
-        const char *name = f->spec->env.items[i].name;
-        bool drop = false;
-        if (!*name || strchr(name, '='))
-            rc = error_server(err, ERR_INVALID_PARAMETER,
-                              "env: \"%.100s\" is no name of a variable", name);
-        else if (strcmp(name, HANDOFF_VARIABLE) == 0 ||
-                 strcmp(name, "EXECD_ACCESS_TOKEN_SHA256") == 0)
-            rc = error_server(err, ERR_INVALID_PARAMETER, "env: %s is set by the server", name);
-        else if (strncmp(name, "OPENSANDBOX_EGRESS_", 19) == 0)
-            rc = check_egress_name(name, &drop, err);
-        if (drop)
-            log_warning("env: %s has no effect without networkPolicy and is dropped", name);
-        else if (rc == 0 && pairs_add(&kept, name, f->spec->env.items[i].value) < 0)
+        const struct pair *v = &f->spec->env.items[i];
+        bool keep = false;
+        rc = check_variable(f, v, &keep, err);
+        if (rc == 0 && keep && pairs_add(&kept, v->name, v->value) < 0)
             rc = error_set(err, ENOMEM, "out of memory");
     }
     if (rc < 0) {
@@ -381,6 +376,22 @@ static int check_env(struct create_form *f, struct error *err) {
     pairs_clear(&f->spec->env);
     f->spec->env = kept;
     return 0;
+}
+
+static int check_policy(const struct api *a, struct create_form *f, struct error *err) {
+    struct field policy = field_get(f->at, f->body, "networkPolicy");
+    if (f->proxy_enabled)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "credentialProxy is not supported: interception and the credential "
+                            "vault are not built; leave it out");
+    if (!f->has_policy)
+        return 0;
+    if (!(a->features & RUNTIME_NETWORK_POLICY))
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "networkPolicy: this server has nothing to keep it with; egress.path "
+                            "(oci) or egress.image (docker) says what");
+    f->spec->network_policy = policy_convert(policy.value, err);
+    return f->spec->network_policy ? 0 : error_wrap(err, "networkPolicy");
 }
 
 // Image or snapshot; what is restored without an entrypoint idles.
@@ -410,14 +421,9 @@ int create_check(const struct api *a, struct create_form *f, struct error *err) 
     for (size_t i = 0; i < f->spec->metadata.count; i++)
         if (label_check(f->spec->metadata.items[i].name, f->spec->metadata.items[i].value, err) < 0)
             return -1;
-    if (check_platform(a, f, err) < 0 || check_timeout(a, f, err) < 0)
+    if (check_platform(a, f, err) < 0 || check_timeout(a, f, err) < 0 ||
+        check_policy(a, f, err) < 0)
         return -1;
-    if (f->has_policy)
-        return error_server(err, ERR_INVALID_PARAMETER,
-                            "networkPolicy is not supported yet: leave it out");
-    if (f->proxy_enabled)
-        return error_server(err, ERR_INVALID_PARAMETER,
-                            "credentialProxy is not supported yet: leave it out");
     if (check_limits(a, f, err) < 0 || check_env(f, err) < 0 ||
         volumes_convert(a, volumes.value, f->spec, err) < 0)
         return -1;

@@ -73,6 +73,10 @@ static void reply_endpoint(struct http_exchange *x, const struct sandbox *sb, un
         domain_token(api_of(x)->domain, "execd", sb->id, token);
         (void)json_object_set_new(headers, "X-EXECD-ACCESS-TOKEN", json_string(token));
     }
+    if (port == EGRESS_PORT && sb->spec->network_policy) {
+        domain_token(api_of(x)->domain, "egress", sb->id, token);
+        (void)json_object_set_new(headers, "OPENSANDBOX-EGRESS-AUTH", json_string(token));
+    }
     if (sb->spec->secure_access) {
         domain_token(api_of(x)->domain, "secure-access", sb->id, token);
         (void)json_object_set_new(headers, "OpenSandbox-Secure-Access", json_string(token));

@@ -35,14 +35,14 @@ struct provision_request {
     const char *image_id;               // of ensure_image; "" when restored
     const char *snapshot_id, *artifact; // restored from this snapshot; NULL: from the image
     const char *token_sha256_hex;       // execd demands the token with this digest
+    const char *egress_token;           // the egress API demands it; NULL: no network policy
 };
 struct runtime_phase {
     char name[24];
     int64_t ns;
 };
 struct provision_result {
-    char state[RUNTIME_STATE_MAX]; // opaque JSON of the runtime, kept in the record, handed back to
-                                   // adopt()
+    char state[RUNTIME_STATE_MAX]; // opaque JSON, kept in the record, handed back to adopt()
     char address[64];              // of the sandbox, "" when it has none
     struct runtime_phase phases[RUNTIME_PHASES_MAX];
     unsigned phase_count;
@@ -71,7 +71,9 @@ enum runtime_feature {
     RUNTIME_PAUSE = 1 << 2,
     RUNTIME_PLATFORM = 1 << 3, // other platforms than the host's
     RUNTIME_GPU = 1 << 4,
-    RUNTIME_OSSFS = 1 << 5
+    RUNTIME_OSSFS = 1 << 5,
+    RUNTIME_NETWORK_POLICY = 1 << 6 // egress stands before the sandbox's network, from before its
+                                    // first process to the end, closed whenever it is not there
 };
 
 struct runtime_found { // what really exists, for reconcile
@@ -83,14 +85,13 @@ struct runtime_ops {
     const char *name;        // "oci"
     const char *code_prefix; // "OCI"
     unsigned features;
-    // Probes and prepares (may take seconds). Called once, before anything else; /health is already
-    // served.
+    // Probes and prepares (may take seconds), once, before anything else; /health is served
+    // already.
     int (*start)(struct runtime *r, struct error *err);
     // Ids of every sandbox of this instance of which anything exists, whole or in ruins.
     int (*list)(struct runtime *r, struct runtime_found **ret_found, size_t *ret_count,
                 struct error *err);
-    // Takes over a sandbox that lives or has ended; ret says which. err only when that cannot be
-    // told.
+    // Takes over a sandbox, alive or ended: ret says which. err only when that cannot be told.
     int (*adopt)(struct runtime *r, const char *id, const struct sandbox_spec *spec,
                  const char *state, struct inspection *ret, struct error *err);
     // After all adoptions and destroys of reconcile: removes what belongs to no live id (the
@@ -102,8 +103,7 @@ struct runtime_ops {
     // True without blocking when the image is there and nothing need be pulled: loop thread, an
     // in-memory look-up.
     bool (*image_ready)(struct runtime *r, const struct image_request *q, struct image_info *ret);
-    // A hint from the loop that a provision comes soon (early attach, oci-runtime.md 8.1). May be
-    // NULL.
+    // A hint from the loop that a provision comes soon (oci-runtime.md 8.1). May be NULL.
     void (*expect)(struct runtime *r);
     // Done when execd has answered. On failure nothing is left behind.
     int (*provision)(struct runtime *r, const struct provision_request *q,
@@ -130,10 +130,10 @@ struct runtime_ops {
     int (*logs)(struct runtime *r, const char *id, struct strbuf *ret, struct error *err);
     // Lines of a diagnosis: "IP Address" = "10.200.0.7". Names of at most 15 bytes. May be NULL.
     int (*facts)(struct runtime *r, const char *id, struct pairs *ret, struct error *err);
-    // A connected, non-blocking stream socket to a port of the sandbox; EXECD_PORT means execd.
-    // Microseconds.
+    // A connected, non-blocking stream socket to a port of the sandbox, in microseconds. EXECD_PORT
+    // means execd, EGRESS_PORT the API of its egress (ENOTCONN: it has none).
     int (*dial)(struct runtime *r, const char *id, unsigned port, int *ret_fd, struct error *err);
-    // dial() reaches EXECD_PORT alone, others are behind execd's /proxy/{port}. May be NULL: no.
+    // dial() reaches these two alone, others are behind execd's /proxy/{port}. May be NULL: no.
     bool (*relays)(const struct runtime *r);
     // Tells of ends from now on. Loop thread.
     void (*watch)(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg);

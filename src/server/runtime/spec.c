@@ -123,10 +123,12 @@ static void spec_free(struct sandbox_spec *s) {
     free(s->snapshot_id);
     free(s->platform_os);
     free(s->platform_arch);
+    free(s->network_policy);
     entrypoint_clear(s);
     pairs_clear(&s->env);
     pairs_clear(&s->metadata);
     pairs_clear(&s->extensions);
+    pairs_clear(&s->egress_env);
     for (size_t i = 0; i < s->volume_count; i++) {
         free(s->volumes[i].name);
         free(s->volumes[i].mount_path);
@@ -180,13 +182,14 @@ struct member {
 #define SPEC(name, type)                                                                           \
     { #name, type, offsetof(struct sandbox_spec, name) }
 static const struct member spec_members[] = {
-    SPEC(image, MEMBER_TEXT),         SPEC(snapshot_id, MEMBER_TEXT),
-    SPEC(env, MEMBER_PAIRS),          SPEC(metadata, MEMBER_PAIRS),
-    SPEC(extensions, MEMBER_PAIRS),   SPEC(has_metadata, MEMBER_BOOL),
-    SPEC(timeout_s, MEMBER_COUNT),    SPEC(cpu_millis, MEMBER_COUNT),
-    SPEC(memory_bytes, MEMBER_COUNT), SPEC(pids, MEMBER_COUNT),
-    SPEC(platform_os, MEMBER_TEXT),   SPEC(platform_arch, MEMBER_TEXT),
-    SPEC(secure_access, MEMBER_BOOL), SPEC(gpus, MEMBER_COUNT),
+    SPEC(image, MEMBER_TEXT),          SPEC(snapshot_id, MEMBER_TEXT),
+    SPEC(env, MEMBER_PAIRS),           SPEC(metadata, MEMBER_PAIRS),
+    SPEC(extensions, MEMBER_PAIRS),    SPEC(has_metadata, MEMBER_BOOL),
+    SPEC(timeout_s, MEMBER_COUNT),     SPEC(cpu_millis, MEMBER_COUNT),
+    SPEC(memory_bytes, MEMBER_COUNT),  SPEC(pids, MEMBER_COUNT),
+    SPEC(platform_os, MEMBER_TEXT),    SPEC(platform_arch, MEMBER_TEXT),
+    SPEC(secure_access, MEMBER_BOOL),  SPEC(gpus, MEMBER_COUNT),
+    SPEC(network_policy, MEMBER_TEXT), SPEC(egress_env, MEMBER_PAIRS),
 };
 #define VOLUME(name, type)                                                                         \
     { #name, type, offsetof(struct volume_spec, name) }

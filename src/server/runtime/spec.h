@@ -55,6 +55,8 @@ struct sandbox_spec {
     bool secure_access;
     struct volume_spec *volumes;
     size_t volume_count;
+    char *network_policy;    // fmt/policy.h, its JSON as text; NULL: none
+    struct pairs egress_env; // OPENSANDBOX_EGRESS_* of the request, for egress alone
 };
 
 struct sandbox_spec *

@@ -153,12 +153,16 @@ static int take_slot(struct operation *op, struct error *err) {
 static int provision(struct operation *op, struct error *err) {
     struct create *t = create_of(op);
     struct runtime *r = op->domain->settings.runtime;
+    char egress_token[SANDBOX_TOKEN_SIZE];
+    domain_token(op->domain, "egress", op->id, egress_token);
     const struct provision_request q = {.id = op->id,
                                         .spec = t->spec,
                                         .image_id = t->image.id,
                                         .snapshot_id = t->spec->snapshot_id,
                                         .artifact = t->artifact,
-                                        .token_sha256_hex = t->token_sha256};
+                                        .token_sha256_hex = t->token_sha256,
+                                        .egress_token =
+                                            t->spec->network_policy ? egress_token : NULL};
     return r->ops->provision(r, &q, &t->result, err);
 }
 
@@ -286,8 +290,16 @@ static void on_wait_over(struct timer *timer) {
 
 static int admit(const struct domain *d, const struct sandbox_spec *spec, struct error *err) {
     const struct domain_settings *s = &d->settings;
-    if (spec->snapshot_id && !snapshot_ready(d, spec->snapshot_id, err))
+    const struct snapshot *from =
+        spec->snapshot_id ? snapshot_ready(d, spec->snapshot_id, err) : NULL;
+    if (spec->snapshot_id && !from)
         return -1;
+    if (from && from->spec->network_policy && !spec->network_policy)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "networkPolicy is needed: snapshot %s was taken of a sandbox that had "
+                            "one, which it does not keep ({\"defaultAction\": \"allow\"} is an "
+                            "open one)",
+                            spec->snapshot_id);
     if (s->sandboxes_max && registry_count(d->registry) >= s->sandboxes_max)
         return error_server(err, ERR_TOO_MANY,
                             "there are %u sandboxes, as many as this server may hold",

@@ -93,8 +93,8 @@ struct hold *lifecycle_hold(struct domain *d, const char *id,
                             void (*done)(const struct sandbox *sb, void *arg), void *arg);
 void lifecycle_hold_cancel(struct hold *h);
 
-// Token of a sandbox for a purpose ("execd", "secure-access"): base64url(HMAC-SHA-256(store key,
-// purpose, id)).
+// Token of a sandbox for a purpose ("execd", "egress", "secure-access"):
+// base64url(HMAC-SHA-256(store key, purpose, id)).
 void domain_token(const struct domain *d, const char *purpose, const char *id,
                   char text[SANDBOX_TOKEN_SIZE]);
 // HMAC-SHA-256 of anything with the store's key, in hex: for what must be compared later and not

@@ -33,8 +33,11 @@ struct oci_settings {
     const char *state_dir; // runtime.state_dir; everything below <state_dir>/oci is ours
     const char *
         run_dir; // ["/run/opensandbox"]: what need not survive a boot; <run_dir>/<instance> is ours
-    const char *instance;   // store_instance(): 8 lower-case hex digits
-    const char *execd_path; // the static binary, mounted into every sandbox
+    const char *instance;    // store_instance(): 8 lower-case hex digits
+    const char *execd_path;  // the static binary, mounted into every sandbox
+    const char *egress_path; // the program that keeps network policies; "" or NULL: none
+    bool egress_names_only;  // mode dns: addresses stay open
+    int64_t egress_ready_ms; // [30000] from its start until the policy is in force
     const char *runtime; // ["auto"]: crun, else runc; or "crun", "runc", or an absolute path ending
                          // in one of them
     enum oci_user_namespace user_namespace;
