@@ -36,7 +36,7 @@ int volumes_convert(const struct api *a, const json_t *list, struct sandbox_spec
                     struct error *err);
 
 // Network policies (egress.md sections 2 and 3): types (422; whether there is one), then meaning in
-// egress's own words (400, and 413 for too many rules) into the canonical text; NULL with err.
+// egress's own words (400) into the canonical text; NULL with err.
 bool policy_read(struct problems *p, const struct field *policy);
 char *policy_convert(const json_t *policy, struct error *err);
 

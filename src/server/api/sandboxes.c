@@ -33,7 +33,7 @@ static void limit_status(struct error *err) {
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (err->status == known[i])
             return;
-    err->status = err->status == 503 ? 429 : err->status == 404 || err->status == 413 ? 400 : 500;
+    err->status = err->status == 503 ? 429 : err->status == 404 ? 400 : 500;
 }
 
 static void create_done(const struct sandbox *sb, const struct error *err, void *arg) {

@@ -61,6 +61,7 @@ char *policy_convert(const json_t *policy, struct error *err) {
     if (count > POLICY_RULES_MAX) {
         (void)error_server(err, ERR_POLICY_TOO_LARGE,
                            "egress rule total count %zu exceeds limit %d", count, POLICY_RULES_MAX);
+        err->status = 400; // of creates and templates clients read few statuses
         return NULL;
     }
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
