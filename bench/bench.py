@@ -15,6 +15,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
+import egress
 import harness
 import inside
 import proxy
@@ -48,6 +49,7 @@ TARGETS = {
     "proxy.stream_ratio_tuned": ("ratio", {"value": 0.85}, 9, True),
     "proxy.request_ratio": ("ratio", {"value": 0.9}, 9, True),
     **inside.TARGETS,
+    **egress.TARGETS,
 }
 
 
@@ -233,10 +235,12 @@ def measure(prefixes=()):
     if not (BUILD / "bench/build.ninja").exists():
         subprocess.run(["meson", "setup", str(BUILD / "bench"), "--buildtype=release", "-Dtests=false", "-Dserver=false"], cwd=harness.ROOT,
                        check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["ninja", "-C", str(BUILD / "bench"), "bench/load", "bench/proxy"], check=True, stdout=subprocess.DEVNULL)
-    if not prefixes or "proxy" in prefixes:
-        proxy.measure(record)
-    if prefixes == ["proxy"]:
+    subprocess.run(["ninja", "-C", str(BUILD / "bench"), "bench/dns", "bench/load", "bench/proxy"], check=True, stdout=subprocess.DEVNULL)
+    alone = {"proxy": proxy.measure, "egress": egress.measure}  # no server needed
+    for name, step in alone.items():
+        if not prefixes or name in prefixes:
+            step(record)
+    if prefixes and not set(prefixes) - set(alone):
         return
     b = Bench()
     try:

@@ -316,24 +316,35 @@ int dns_each_address(const uint8_t *message, size_t len, const struct dns_chain 
     return more;
 }
 
-uint32_t dns_adopt(uint8_t *message, size_t len, const struct dns_query *q, uint32_t age) {
+static uint32_t real_ttl(uint32_t ttl) { // RFC 2181 section 8
+    return ttl & 0x80000000u ? 0 : ttl > DNS_TTL_MAX ? DNS_TTL_MAX : ttl;
+}
+
+void dns_adopt(uint8_t *message, size_t len, const struct dns_query *q, uint32_t age) {
     struct reader r;
     struct record rec;
-    uint32_t least = DNS_TTL_MAX;
     unsigned flags = get16(message + 2) & ~(unsigned)(FLAG_RD | FLAG_CD | FLAG_AA);
     (void)put16(put16(message, q->id), flags | FLAG_RA | (q->flags & (FLAG_RD | FLAG_CD)));
     memcpy(message + DNS_HEADER, q->question, q->question_len);
     if (!reader_init(&r, message, len))
-        return 0;
+        return;
     for (int section = 0; section < 3; section++)
         while (reader_next(&r, section, &rec) > 0) {
-            if (rec.type == DNS_OPT)
-                continue;
-            uint32_t ttl = rec.ttl & 0x80000000u ? 0 : rec.ttl; // RFC 2181 section 8
-            ttl = ttl > age ? ttl - age : 0;
-            ttl = ttl > DNS_TTL_MAX ? DNS_TTL_MAX : ttl;
-            least = ttl < least ? ttl : least;
-            put32(message + rec.ttl_at, ttl);
+            uint32_t ttl = rec.ttl & 0x80000000u ? 0 : rec.ttl;
+            if (rec.type != DNS_OPT)
+                put32(message + rec.ttl_at, real_ttl(ttl > age ? ttl - age : 0));
         }
+}
+
+uint32_t dns_least_ttl(const uint8_t *message, size_t len) {
+    struct reader r;
+    struct record rec;
+    uint32_t least = DNS_TTL_MAX;
+    if (!reader_init(&r, message, len))
+        return 0;
+    for (int section = 0; section < 3; section++)
+        while (reader_next(&r, section, &rec) > 0)
+            if (rec.type != DNS_OPT && real_ttl(rec.ttl) < least)
+                least = real_ttl(rec.ttl);
     return least;
 }

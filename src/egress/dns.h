@@ -87,7 +87,9 @@ int dns_each_address(const uint8_t *message, size_t len, const struct dns_chain 
                      int (*each)(const struct net *address, uint32_t ttl, void *arg), void *arg);
 
 // Makes a fitting response the answer to q: id, question's case, RA, and TTLs less `age` seconds,
-// at most DNS_TTL_MAX. Returns the least TTL among the records (DNS_TTL_MAX without any).
-uint32_t dns_adopt(uint8_t *message, size_t len, const struct dns_query *q, uint32_t age);
+// at most DNS_TTL_MAX.
+void dns_adopt(uint8_t *message, size_t len, const struct dns_query *q, uint32_t age);
+// The least TTL among the records of a fitting response, at most DNS_TTL_MAX.
+uint32_t dns_least_ttl(const uint8_t *message, size_t len);
 
 #endif

@@ -16,18 +16,18 @@ enum { TICK_MS = 1000, RELOAD_TICKS = 60, RESOLV_MAX = 64 * 1024, POLICY_FILE_MA
 
 // ---- enforcement ----
 
-// First only what no longer may be there is taken out; when the sets are not what they were thought
-// to be, all is written again.
+// First only what changes; when the sets are not what they were thought to be, all is written
+// again.
 static int transact(struct egress *e, const struct index *ix, struct error *err) {
-    bool written = false;
+    bool all = e->firewall.fresh || !firewall_is_as_written(&e->firewall);
     for (;;) {
-        firewall_enforce(&e->firewall, &e->options, ix, e->forwarder.upstreams, e->forwarder.count);
-        if (e->options.nft)
-            written = learned_judge(&e->learned, ix, written || e->firewall.fresh);
+        firewall_enforce(&e->firewall, &e->options, ix, all ? NULL : &e->index,
+                         e->forwarder.upstreams, e->forwarder.count);
+        bool anew = e->options.nft && learned_judge(&e->learned, ix, all);
         int r = firewall_commit(&e->firewall, err);
-        if (!r || err->kind != ENOENT || written || !e->options.nft)
+        if (!r || (all && anew) || !e->options.nft)
             return r;
-        written = true;
+        all = true;
     }
 }
 
@@ -35,6 +35,7 @@ int egress_enforce(struct egress *e, struct policy *policy, struct error *err) {
     struct index ix;
     struct error why;
     const struct policy *user = policy ? policy : &e->policy;
+    proxy_flush(e); // what was judged by the old rules leaves before them
     if (index_build(&ix, &e->always[0].rules, &e->always[1].rules, user, err) < 0)
         return -1;
     int r = transact(e, &ix, &why);
@@ -49,7 +50,7 @@ int egress_enforce(struct egress *e, struct policy *policy, struct error *err) {
         return -1;
     }
     if (e->options.nft)
-        learned_settle(&e->learned, &ix);
+        learned_settle(&e->learned);
     index_clear(&e->index);
     e->index = ix;
     if (policy) {

@@ -82,17 +82,29 @@ bool net_covers(const struct net *outer, const struct net *inner) {
 }
 
 bool net_is_private(const struct net *address) {
-    static const char *const prefixes[] = {
-        "0.0.0.0/8",       "10.0.0.0/8",   "100.64.0.0/10",  "127.0.0.0/8",   "169.254.0.0/16",
-        "172.16.0.0/12",   "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "168.63.129.16",
-        "100.100.100.200", "224.0.0.0/3",  "::/96",          "fc00::/7",      "fe80::/10",
-        "fec0::/10",       "ff00::/8",     "64:ff9b:1::/48",
+    static const struct net prefixes[] = {
+        {{0}, 4, 8},
+        {{10}, 4, 8},
+        {{100, 64}, 4, 10},
+        {{127}, 4, 8},
+        {{169, 254}, 4, 16},
+        {{172, 16}, 4, 12},
+        {{192, 0, 0}, 4, 24},
+        {{192, 168}, 4, 16},
+        {{198, 18}, 4, 15},
+        {{168, 63, 129, 16}, 4, 32},
+        {{100, 100, 100, 200}, 4, 32},
+        {{224}, 4, 3},
+        {{0}, 16, 96},
+        {{0xfc}, 16, 7},
+        {{0xfe, 0x80}, 16, 10},
+        {{0xfe, 0xc0}, 16, 10},
+        {{0xff}, 16, 8},
+        {{0, 0x64, 0xff, 0x9b, 0, 1}, 16, 48}, // local NAT64
     };
-    for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
-        struct net n;
-        if (!net_parse(prefixes[i], &n) && net_covers(&n, address))
+    for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
+        if (net_covers(&prefixes[i], address))
             return true;
-    }
     // an IPv4 address behind NAT64 or 6to4 is judged by itself
     struct net inside = {.size = 4, .prefix = 32};
     static const uint8_t nat64[12] = {0, 0x64, 0xff, 0x9b};
@@ -145,10 +157,13 @@ int netset_add(struct netset *s, const struct net *n) {
     return 0;
 }
 
+int net_compare(const struct net *a, const struct net *b) {
+    int order = memcmp(a->bytes, b->bytes, sizeof a->bytes);
+    return order ? order : (int)a->prefix - (int)b->prefix;
+}
+
 static int compare(const void *a, const void *b) {
-    const struct net *x = a, *y = b;
-    int order = memcmp(x->bytes, y->bytes, sizeof x->bytes);
-    return order ? order : (int)x->prefix - (int)y->prefix;
+    return net_compare(a, b);
 }
 
 void netset_seal(struct netset *s) {

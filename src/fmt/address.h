@@ -33,8 +33,9 @@ struct netset {
     struct net *nets; // sorted, of one family, none inside another
     size_t count;
 };
-int netset_add(struct netset *s, const struct net *n); // -1: no memory
-void netset_seal(struct netset *s);                    // sorts, drops what is covered
+int net_compare(const struct net *a, const struct net *b); // the order of a sealed set
+int netset_add(struct netset *s, const struct net *n);     // -1: no memory
+void netset_seal(struct netset *s);                        // sorts, drops what is covered
 bool netset_has(const struct netset *s, const struct net *address);
 void netset_clear(struct netset *s);
 

@@ -128,7 +128,7 @@ int nft_commit(struct nftables *n) {
     int r = netlink_send(&n->nl);
     if (r)
         return r;
-    for (;;) {
+    while (first || acknowledged < expected) { // after a success nothing else is in the queue
         ssize_t got = recv(n->nl.fd, reply, sizeof reply, MSG_DONTWAIT);
         if (got < 0 && errno == EINTR)
             continue;
@@ -144,6 +144,7 @@ int nft_commit(struct nftables *n) {
             first = first ? first : e->error;
         }
     }
+    n->commits += !first && expected;
     return first ? first : acknowledged < expected ? -EPROTO : 0;
 }
 

@@ -13,6 +13,7 @@
 struct nftables {
     struct netlink nl;
     const char *table; // of family inet; borrowed
+    uint32_t commits;  // that changed something
     // the list being built
     const char *set;
     int type;

@@ -146,6 +146,7 @@ class Bed:
         self.sb, self.up, self.tag = f"egsb{tag}", f"egup{tag}", tag
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="egress-test-"))
         self.processes, self.sniffed, self.sockets = [], [], []
+        self.seen_at = []  # monotonic seconds of each of sniffed
         self.inside, self.outside = Inside(self.sb), Inside(self.up)
         self.evil = {}  # name -> function(question bytes) -> list of replies
         self.egress = None
@@ -207,6 +208,7 @@ class Bed:
                 except OSError:
                     return
                 if address[2] != socket.PACKET_OUTGOING:
+                    self.seen_at.append(time.monotonic())
                     self.sniffed.append(frame)
         threading.Thread(target=loop, daemon=True).start()
 
@@ -214,6 +216,11 @@ class Bed:
         """IPv4 frames that arrived at UP for this address."""
         packed = socket.inet_aton(address)
         return [f for f in self.sniffed if f[12:14] == b"\x08\x00" and f[30:34] == packed]
+
+    def times_of(self, address):
+        """When those frames arrived."""
+        packed = socket.inet_aton(address)
+        return [t for t, f in zip(self.seen_at, list(self.sniffed)) if f[12:14] == b"\x08\x00" and f[30:34] == packed]
 
     def start_servers(self):
         """TCP echo on 80, 443, 853, 9000 and UDP echo on 9000 of every address."""

@@ -64,12 +64,19 @@ def bed():
         yield b
 
 
+def test_the_counter_counts():
+    """Without egress the same pressure is seen on the far side: a zero means something."""
+    with net.Bed() as b, Pressure(b) as p:
+        wait_until(lambda: p.tries > 20 and b.frames_to(DENIED) and b.frames_to(SHARED), "packets arrive")
+
+
 def test_worker_killed(bed):
     with Pressure(bed) as p:
         p.check()
         for _ in range(3):
             old = worker_of(bed)
             os.kill(old, signal.SIGKILL)
+            wait_until(lambda: worker_of(bed) == 0, "the gap between kill and restart")
             p.check()
             wait_until(lambda: worker_of(bed) not in (0, old), "another worker")
             wait_until(bed.healthy, "it is healthy")
@@ -121,7 +128,13 @@ def test_rules_changed_by_a_stranger(bed, command):
 def test_upstream_dead(bed):
     with Pressure(bed) as p:
         bed.processes[0].kill()  # dnsmasq
-        assert bed.ask("x.allowed.test").rcode == 3
+        bed.processes[0].wait()
+        assert bed.ask("allowed.test").rcode == 2  # SERVFAIL, and no other way out
+        assert bed.ask("denied.test").rcode == 3
+        p.check()
+        bed.start_dnsmasq()
+        wait_until(lambda: bed.ask("allowed.test").addresses == [ALLOWED], "it recovers")
+        assert bed.connect(ALLOWED) == 0
         p.check()
 
 

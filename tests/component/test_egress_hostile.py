@@ -2,6 +2,7 @@
 import concurrent.futures
 import errno
 import json
+import os
 import re
 import socket
 import struct
@@ -386,6 +387,53 @@ def test_case_20_changes_under_load(bed):
             j.result()
     print(f"{asked[0]} questions, {flips} changes each way")
     assert not failures and flips > 10
+
+
+def test_case_20_denied_flows_are_cut_at_once(bed):
+    """1,000 names, 200 questions a second, each answer dialled: no allowed client breaks, and a flow that sends all the time is cut
+    within 100 ms of the change that denies it, counted on the far side."""
+    stop, failures, asked = threading.Event(), [], [0]
+
+    def load():
+        while not stop.is_set():
+            name = f"n{asked[0] % 1000}.wild.test"
+            asked[0] += 1
+            begin = time.monotonic()
+            if bed.ask(name).addresses != [SHARED] or bed.connect(SHARED) != 0:
+                failures.append(name)
+            stop.wait(max(0, 0.02 - (time.monotonic() - begin)))
+
+    def flow():  # never stops trying
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.connect((ALLOWED, 9000))
+        while not stop.is_set():
+            try:
+                s.send(b"flow")
+            except OSError:
+                pass  # refused
+            time.sleep(0.001)
+        s.close()
+    cuts, begin = [], time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        jobs = [pool.submit(load) for _ in range(4)] + [pool.submit(bed.inside, flow)]
+        try:
+            while time.monotonic() < begin + (3 if os.environ.get("CHECK_SHORT") else 10):
+                assert bed.api("PATCH", "/policy", [{"action": "allow", "target": "allowed.test"}])[0] == 200
+                assert bed.ask("allowed.test").addresses == [ALLOWED]
+                before = len(bed.times_of(ALLOWED))
+                net.wait_until(lambda: len(bed.times_of(ALLOWED)) > before + 5, "the flow passes")
+                denied = time.monotonic()
+                assert bed.api("PATCH", "/policy", [{"action": "deny", "target": "allowed.test"}])[0] == 200
+                tries = asked[0]
+                net.wait_until(lambda: asked[0] > tries + 40 and time.monotonic() > denied + 0.2, "it tried on")
+                cuts.append(max([0, *(t - denied for t in bed.times_of(ALLOWED) if t > denied)]))
+        finally:
+            stop.set()
+        for j in jobs:
+            j.result()
+    rate = asked[0] / (time.monotonic() - begin)
+    print(f"{rate:.0f} questions a second, {len(cuts)} cuts, the latest frame {max(cuts) * 1000:.1f} ms after its change was sent")
+    assert not failures and len(cuts) >= 5 and max(cuts) < 0.1 and rate > 100
 
 
 def test_case_20_denied_while_it_was_on_its_way(evil):

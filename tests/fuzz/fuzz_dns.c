@@ -25,7 +25,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         CHECK(!dns_make_query(&q, "a.t", DNS_A));
         if (dns_response_fits(copy + 1, size - 1, &q, (uint16_t)(data[1] << 8 | data[2])) &&
             !dns_is_truncated(copy + 1) && !dns_follow(copy + 1, size - 1, &q, &chain)) {
-            CHECK(dns_adopt(copy + 1, size - 1, &q, 1) <= DNS_TTL_MAX);
+            uint32_t ttl = dns_least_ttl(copy + 1, size - 1);
+            dns_adopt(copy + 1, size - 1, &q, 0);
+            CHECK(ttl <= DNS_TTL_MAX && dns_least_ttl(copy + 1, size - 1) == ttl);
             (void)dns_each_address(copy + 1, size - 1, &chain, each, NULL);
         }
     }

@@ -93,17 +93,40 @@ bool firewall_is_intact(struct firewall *f) {
 
 // ---- elements ----
 
-static void add_interval(struct firewall *f, const char *set, const struct net *n) {
-    uint8_t end[16];
-    nft_add(&f->nft, set, &(struct nft_element){.key = n->bytes, .key_len = n->size});
-    if (net_end(n, end))
-        nft_add(&f->nft, set, &(struct nft_element){.key = end, .key_len = n->size, .end = true});
+bool firewall_is_as_written(struct firewall *f) {
+    uint32_t now;
+    return !nft_generation(&f->nft, &now) && now - f->seen == f->nft.commits - f->counted;
 }
 
-static void fill_intervals(struct firewall *f, const char *set, const struct netset *nets) {
-    nft_flush(&f->nft, set);
-    for (size_t i = 0; i < nets->count; i++)
-        add_interval(f, set, &nets->nets[i]);
+typedef void change_fn(struct nftables *n, const char *set, const struct nft_element *element);
+
+static void change_interval(struct firewall *f, const char *set, const struct net *n,
+                            change_fn *change) {
+    uint8_t end[16];
+    change(&f->nft, set, &(struct nft_element){.key = n->bytes, .key_len = n->size});
+    if (net_end(n, end))
+        change(&f->nft, set, &(struct nft_element){.key = end, .key_len = n->size, .end = true});
+}
+
+// What `nets` has and `others` has not.
+static void change_intervals(struct firewall *f, const char *set, const struct netset *nets,
+                             const struct netset *others, change_fn *change) {
+    for (size_t i = 0, k = 0; i < nets->count; i++) {
+        while (k < others->count && net_compare(&others->nets[k], &nets->nets[i]) < 0)
+            k++;
+        if (k == others->count || net_compare(&others->nets[k], &nets->nets[i]) != 0)
+            change_interval(f, set, &nets->nets[i], change);
+    }
+}
+
+static void fill_intervals(struct firewall *f, const char *set, const struct netset *nets,
+                           const struct netset *old) {
+    static const struct netset none;
+    if (old)
+        change_intervals(f, set, old, nets, nft_delete);
+    else
+        nft_flush(&f->nft, set);
+    change_intervals(f, set, nets, old ? old : &none, nft_add);
 }
 
 static size_t endpoint_key(uint8_t key[24], const struct net *n, unsigned proto, unsigned port) {
@@ -173,15 +196,20 @@ static void fill_exempt(struct firewall *f, const struct options *o) {
 }
 
 void firewall_enforce(struct firewall *f, const struct options *o, const struct index *ix,
-                      const struct upstream *upstreams, unsigned count) {
+                      const struct index *old, const struct upstream *upstreams, unsigned count) {
     static const char *const sets[2][2] = {{"deny_v4", "deny_v6"}, {"allow_v4", "allow_v6"}};
+    if (!old) {
+        f->counted = f->nft.commits;
+        (void)nft_generation(&f->nft, &f->seen); // 0: the next one is written as a whole, too
+    }
     nft_begin(&f->nft);
     fill_upstreams(f, upstreams, count);
     fill_exempt(f, o);
     if (!o->nft)
         return;
     for (int i = 0; i < 4; i++)
-        fill_intervals(f, sets[i / 2][i % 2], &ix->nets[i / 2][i % 2]);
+        fill_intervals(f, sets[i / 2][i % 2], &ix->nets[i / 2][i % 2],
+                       old ? &old->nets[i / 2][i % 2] : NULL);
     fill_generation(f, ix->rules.allow);
 }
 

@@ -23,7 +23,8 @@ struct firewall {
     uint32_t generation;  // of the policy, in conntrack marks
     struct net own;       // size 0: none
     unsigned own_port;
-    bool fresh; // loaded and not yet filled
+    bool fresh;             // loaded and not yet filled
+    uint32_t seen, counted; // number of the ruleset's last change, and our commits then
     uint64_t fingerprint;
     uint64_t loads, batches, failures;
 };
@@ -36,10 +37,13 @@ void firewall_rules(const struct firewall *f, const struct options *o, unsigned 
                     struct strbuf *sb);
 // Replaces whatever is there by a closed skeleton.
 int firewall_load(struct firewall *f, const struct options *o, struct error *err);
+// Whether nobody but us has changed the ruleset since it was last written as a whole.
+bool firewall_is_as_written(struct firewall *f);
 // A transaction over all that depends on the policy: starts it; the caller may add more, then
-// firewall_commit(). The generation changes, so live flows are judged again.
+// firewall_commit(). The generation changes, so live flows are judged again. Of the sets of rules
+// only the difference to `old` is sent; NULL: they are written as a whole.
 void firewall_enforce(struct firewall *f, const struct options *o, const struct index *ix,
-                      const struct upstream *upstreams, unsigned count);
+                      const struct index *old, const struct upstream *upstreams, unsigned count);
 int firewall_commit(struct firewall *f, struct error *err);
 // One endpoint more that our own marked packets reach (the webhook's): from the next
 // firewall_enforce() on, or by a transaction of its own.

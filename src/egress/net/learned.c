@@ -14,9 +14,10 @@ struct address {
     struct heap_node node;
     struct list touched;
     struct net net;
-    int64_t until_ms;
-    char *names[LEARNED_NAMES]; // chains, names joined by ' '
+    int64_t until_ms, kernel_ms; // end of the element as it is to be, as the kernel has it
+    char *names[LEARNED_NAMES];  // chains, names joined by ' '
     unsigned next;
+    unsigned allowed; // bits of names, by the last learned_judge()
 };
 
 static void make_key(const struct net *n, char key[40]) {
@@ -64,17 +65,9 @@ static const char *set_of(const struct net *n) {
     return n->size == 4 ? "dyn_allow_v4" : "dyn_allow_v6";
 }
 
-static void begin(struct learned *l) {
-    if (!l->pending)
-        nft_begin(&l->firewall->nft);
-    l->pending = true;
-}
-
-static void drop_element(struct learned *l, const struct address *a, int64_t now) {
-    begin(l);
-    if (a->until_ms - now > LIVE_MS)
-        nft_delete(&l->firewall->nft, set_of(&a->net),
-                   &(struct nft_element){.key = a->net.bytes, .key_len = a->net.size});
+static void delete_element(struct learned *l, const struct net *n) {
+    nft_delete(&l->firewall->nft, set_of(n),
+               &(struct nft_element){.key = n->bytes, .key_len = n->size});
 }
 
 static void add_element(struct learned *l, const struct address *a, int64_t now) {
@@ -84,16 +77,26 @@ static void add_element(struct learned *l, const struct address *a, int64_t now)
                                   .timeout_ms = (uint64_t)(a->until_ms - now)});
 }
 
-// Forgets what has ended, and one more when there is no room.
-static void make_room(struct learned *l, int64_t now) {
+static bool is_live(const struct address *a, int64_t now) {
+    return a->kernel_ms - now > LIVE_MS;
+}
+
+// Forgets what has ended, and one more when there is no room. -1: what had to be sent before
+// failed.
+static int make_room(struct learned *l, int64_t now) {
     struct address *a;
     while ((a = first_to_end(l)) && a->until_ms <= now && !a->touched.next)
         forget(l, a);
-    if (l->count < LEARNED_MAX || !a || a->touched.next)
-        return;
-    drop_element(l, a, now);
+    if (l->count < LEARNED_MAX || !a)
+        return 0;
+    if ((a->touched.next || l->gone_count == LEARNED_GONE_MAX) && learned_commit(l) < 0)
+        return -1;
+    a = first_to_end(l);
+    if (is_live(a, now))
+        l->gone[l->gone_count++] = a->net;
     forget(l, a);
     l->evicted++;
+    return 0;
 }
 
 static struct address *make(struct learned *l, const char *key, const struct net *n) {
@@ -134,6 +137,13 @@ static int add_names(struct address *a, const struct dns_chain *chain) {
     return 0;
 }
 
+// -1: no memory.
+static int touch(struct learned *l, struct address *a, int64_t until) {
+    a->until_ms = until;
+    list_push_back(&l->touched, &a->touched);
+    return heap_push(&l->by_end, &a->node, until);
+}
+
 int learned_add(struct learned *l, const struct dns_chain *chain, const struct net *address,
                 uint32_t ttl) {
     char key[40];
@@ -141,49 +151,70 @@ int learned_add(struct learned *l, const struct dns_chain *chain, const struct n
     int64_t until =
         now + ((ttl > LEARNED_TTL_MAX ? LEARNED_TTL_MAX : ttl) + LEARNED_GRACE_S) * (int64_t)1000;
     make_key(address, key);
-    make_room(l, now);
     struct address *a = map_get(&l->addresses, key);
-    if (!a && !(a = make(l, key, address)))
+    bool old = a;
+    if (!a && (make_room(l, now) < 0 || !(a = make(l, key, address))))
         return -1;
-    if (add_names(a, chain) < 0) {
-        if (!a->until_ms)
-            forget(l, a);
-        return -1;
+    int r = add_names(a, chain);
+    // another name holds it longer: an expiry never comes nearer
+    if (!r && until > a->until_ms && !a->touched.next) { // not twice in one transaction
+        r = touch(l, a, until);
+        l->admitted += !r;
     }
-    if (until <= a->until_ms)
-        return 0; // another name holds it longer: an expiry never comes nearer
-    if (a->touched.next)
-        return 0; // twice in one answer
-    // a new deadline is a new element: kernels before 6.12 leave the timer of an old one alone
-    drop_element(l, a, now);
-    a->until_ms = until;
-    add_element(l, a, now);
-    list_push_back(&l->touched, &a->touched);
-    if (heap_push(&l->by_end, &a->node, until) < 0) {
-        forget(l, a); // the element ends by itself
-        return -1;
+    if (r && !old)
+        forget(l, a);
+    return r;
+}
+
+static int send_all(struct learned *l, int64_t now) {
+    for (size_t i = 0; i < l->gone_count; i++)
+        delete_element(l, &l->gone[i]);
+    LIST_EACH(&l->touched, node) {
+        // a new deadline is a new element: kernels before 6.12 leave the timer of an old one alone
+        const struct address *a = LIST_ENTRY(node, struct address, touched);
+        if (is_live(a, now))
+            delete_element(l, &a->net);
     }
-    l->admitted++;
-    return 0;
+    LIST_EACH(&l->touched, node)
+    add_element(l, LIST_ENTRY(node, struct address, touched), now);
+    return nft_commit(&l->firewall->nft);
+}
+
+// Each for itself; what is not there is what was wanted.
+static void delete_one(struct learned *l, const struct net *n) {
+    nft_begin(&l->firewall->nft);
+    delete_element(l, n);
+    (void)nft_commit(&l->firewall->nft);
 }
 
 int learned_commit(struct learned *l) {
     struct list *node;
-    if (!l->pending)
+    int64_t now = clock_boot_ms();
+    if (!l->gone_count && list_empty(&l->touched))
         return 0;
-    l->pending = false;
-    int r = nft_commit(&l->firewall->nft);
+    nft_begin(&l->firewall->nft);
+    int r = send_all(l, now);
     if (r == -ENOENT) { // one that was to be replaced has ended just now
-        int64_t now = clock_boot_ms();
+        for (size_t i = 0; i < l->gone_count; i++)
+            delete_one(l, &l->gone[i]);
+        l->gone_count = 0;
+        LIST_EACH(&l->touched, n) {
+            struct address *a = LIST_ENTRY(n, struct address, touched);
+            delete_one(l, &a->net);
+            a->kernel_ms = 0;
+        }
         nft_begin(&l->firewall->nft);
-        LIST_EACH(&l->touched, n)
-        add_element(l, LIST_ENTRY(n, struct address, touched), now);
-        r = nft_commit(&l->firewall->nft);
+        r = send_all(l, now);
     }
-    while ((node = list_pop(&l->touched)))
+    l->gone_count = 0;
+    while ((node = list_pop(&l->touched))) {
+        struct address *a = LIST_ENTRY(node, struct address, touched);
+        a->kernel_ms = a->until_ms;
         if (r) // not there: the next answer tries again
-            forget(l, LIST_ENTRY(node, struct address, touched));
+            forget(l, a);
+    }
     l->failures += r != 0;
+    l->unsure |= r != 0;
     return r;
 }
 
@@ -205,64 +236,60 @@ static bool chain_allowed(const struct index *ix, const char *chain) {
     }
 }
 
-static bool survives(const struct address *a, const struct index *ix) {
+static unsigned allowed_names(const struct address *a, const struct index *ix) {
+    unsigned bits = 0;
     if (net_is_private(&a->net) && !index_lists(ix, &a->net, true))
-        return false;
-    for (int i = 0; i < LEARNED_NAMES; i++)
+        return 0;
+    for (unsigned i = 0; i < LEARNED_NAMES; i++)
         if (a->names[i] && chain_allowed(ix, a->names[i]))
-            return true;
-    return false;
+            bits |= 1u << i;
+    return bits;
 }
 
-static void write_all(struct learned *l, const struct index *ix, int64_t now) {
+static struct address *nth(const struct learned *l, size_t i) {
+    return CONTAINER_OF(l->by_end.nodes[i], struct address, node);
+}
+
+static void write_all(struct learned *l, int64_t now) {
     nft_flush(&l->firewall->nft, "dyn_allow_v4");
     nft_flush(&l->firewall->nft, "dyn_allow_v6");
-    for (size_t i = 0; i < l->by_end.count; i++) {
-        const struct address *a = CONTAINER_OF(l->by_end.nodes[i], struct address, node);
-        if (a->until_ms > now && survives(a, ix))
-            add_element(l, a, now);
-    }
+    for (size_t i = 0; i < l->by_end.count; i++)
+        if (nth(l, i)->until_ms > now && nth(l, i)->allowed)
+            add_element(l, nth(l, i), now);
 }
 
 bool learned_judge(struct learned *l, const struct index *ix, bool all) {
     int64_t now = clock_boot_ms();
-    for (size_t i = 0; i < l->by_end.count && !all; i++) {
-        const struct address *a = CONTAINER_OF(l->by_end.nodes[i], struct address, node);
-        all = a->until_ms - now <= LIVE_MS && a->until_ms - now > -LIVE_MS && !survives(a, ix);
+    all |= l->unsure;
+    for (size_t i = 0; i < l->by_end.count; i++) {
+        struct address *a = nth(l, i);
+        a->allowed = allowed_names(a, ix);
+        all |= !a->allowed && !is_live(a, now) && a->kernel_ms - now > -LIVE_MS;
     }
     if (all) {
-        write_all(l, ix, now);
+        write_all(l, now);
         return true;
     }
-    for (size_t i = 0; i < l->by_end.count; i++) {
-        const struct address *a = CONTAINER_OF(l->by_end.nodes[i], struct address, node);
-        if (a->until_ms - now > LIVE_MS && !survives(a, ix))
-            nft_delete(&l->firewall->nft, set_of(&a->net),
-                       &(struct nft_element){.key = a->net.bytes, .key_len = a->net.size});
-    }
+    for (size_t i = 0; i < l->by_end.count; i++)
+        if (!nth(l, i)->allowed && is_live(nth(l, i), now))
+            delete_element(l, &nth(l, i)->net);
     return false;
 }
 
-static void forget_names(struct address *a, const struct index *ix) {
-    for (int i = 0; i < LEARNED_NAMES; i++)
-        if (a->names[i] && !chain_allowed(ix, a->names[i])) {
-            free(a->names[i]);
-            a->names[i] = NULL;
-        }
-}
-
-void learned_settle(struct learned *l, const struct index *ix) {
+void learned_settle(struct learned *l) {
     struct list doomed, *node;
     list_init(&doomed);
     for (size_t i = 0; i < l->by_end.count; i++) {
-        struct address *a = CONTAINER_OF(l->by_end.nodes[i], struct address, node);
-        if (survives(a, ix))
-            forget_names(a, ix); // a name of the past must not revive it
-        else
+        struct address *a = nth(l, i);
+        for (unsigned k = 0; k < LEARNED_NAMES; k++)
+            if (!(a->allowed & 1u << k)) // a name of the past must not revive it
+                free(TAKE_PTR(a->names[k]));
+        if (!a->allowed)
             list_push_back(&doomed, &a->touched);
     }
     while ((node = list_pop(&doomed)))
         forget(l, LIST_ENTRY(node, struct address, touched));
+    l->unsure = false;
 }
 
 bool learned_has(const struct learned *l, const struct net *address) {

@@ -12,7 +12,7 @@ enum { OUT_MAX = 256 * 1024, READ_SIZE = 4096 };
 
 struct client {
     struct list node;
-    struct sockaddr_storage peer;
+    struct sockaddr_in6 peer; // or sockaddr_in
     struct egress *egress;
     struct stream *stream;
     struct timer idle;

@@ -10,6 +10,14 @@
 
 static void attempt(struct flight *f);
 
+static uint16_t draw(struct forwarder *fw) {
+    if (!fw->random_left) {
+        random_bytes(fw->random, sizeof fw->random);
+        fw->random_left = ARRAY_SIZE(fw->random);
+    }
+    return fw->random[--fw->random_left];
+}
+
 static void release(struct flight *f) {
     timer_stop(&f->timer);
     stream_close(TAKE_PTR(f->stream));
@@ -94,8 +102,7 @@ static void keep_socket(struct flight *f) {
 // One of the idle sockets of the server, any; false: there is none.
 static bool take_socket(struct flight *f) {
     struct forwarder *fw = f->forwarder;
-    uint32_t random;
-    random_bytes(&random, sizeof random);
+    unsigned random = draw(fw);
     for (unsigned i = 0; i < fw->stocked; i++) {
         struct forward_socket *s = &fw->stock[(i + random) % fw->stocked];
         if (s->upstream != f->at)
@@ -239,7 +246,7 @@ static void attempt(struct flight *f) {
     while (clock_boot_ms() < f->deadline_ms && (f->probe ? !f->tried : choose(f))) {
         f->tried |= 1u << f->at;
         f->tcp = false;
-        random_bytes(&f->id, sizeof f->id);
+        f->id = draw(f->forwarder);
         f->forwarder->upstreams[f->at].asked++;
         if (!ask_udp(f, !f->probe)) {
             timer_start(f->forwarder->loop, &f->timer, patience(f), on_time_out);

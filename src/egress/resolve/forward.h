@@ -62,6 +62,8 @@ struct forwarder {
     struct list running;
     struct timer probe_timer;
     struct flight probes[FORWARD_UPSTREAMS_MAX];
+    uint16_t random[128]; // drawn in advance
+    unsigned random_left;
     uint8_t scratch[DNS_MESSAGE_MAX];
 };
 

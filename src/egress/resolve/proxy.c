@@ -10,13 +10,29 @@
 #include "base/clock.h"
 #include "egress/egress.h"
 
-enum { BURST = 64, BACKLOG = 128 };
+enum { ROUNDS = 4, BACKLOG = 128 };
 
 // ---- replies ----
+
+static void commit(struct egress *e) {
+    int r = learned_commit(&e->learned);
+    if (r < 0)
+        log_warning("addresses could not be admitted: %s", strerror(-r));
+}
+
+void proxy_flush(struct egress *e) {
+    commit(e);
+    datagrams_send(&e->proxy.replies);
+}
+
+static void on_turn_end(struct loop_task *task) {
+    proxy_flush(CONTAINER_OF(task, struct egress, proxy.flush));
+}
 
 static void send_reply(struct egress *e, const struct ask *a, const uint8_t *message, size_t len) {
     uint8_t cut[DNS_SHORT_MAX];
     if (a->client) {
+        commit(e);
         proxy_client_reply(a->client, message, len);
         return;
     }
@@ -25,9 +41,12 @@ static void send_reply(struct egress *e, const struct ask *a, const uint8_t *mes
         len = dns_write_reply(cut, &a->flight.q, dns_rcode(message), DNS_NO_REASON, true);
         message = cut;
     }
-    // a full socket buffer loses it like any network
-    (void)sendto(a->fd, message, len, MSG_DONTWAIT, (const struct sockaddr *)&a->peer,
-                 a->peer_size);
+    if (!e->proxy.replies.count)
+        loop_defer(&e->loop, &e->proxy.flush);
+    if (!datagrams_add(&e->proxy.replies, a->fd, &a->peer, a->peer_size, message, len)) {
+        proxy_flush(e);
+        (void)datagrams_add(&e->proxy.replies, a->fd, &a->peer, a->peer_size, message, len);
+    }
 }
 
 static void refuse(struct egress *e, const struct ask *a, enum dns_rcode rcode,
@@ -51,7 +70,6 @@ struct harvest {
     struct egress *egress;
     const struct dns_chain *chain;
     json_t *addresses; // for the log, else NULL
-    bool failed;
 };
 
 // Private and metadata addresses are no business of a name, unless a rule allows them.
@@ -71,17 +89,17 @@ static int take_address(const struct net *address, uint32_t ttl, void *arg) {
     if (h->addresses)
         (void)json_array_append_new(h->addresses, json_string(text));
     if (e->options.nft && learned_add(&e->learned, h->chain, address, ttl) < 0)
-        h->failed = true;
+        log_warning("%s of %s could not be admitted", text, h->chain->names[0]);
     return 0;
 }
 
 static void write_line(struct egress *e, const struct ask *a, json_t *addresses) {
     char peer[NET_TEXT_MAX] = "";
     struct net n = {0};
-    if (a->peer.ss_family == AF_INET)
+    if (a->peer.sin6_family == AF_INET)
         net_from_bytes((const void *)&((const struct sockaddr_in *)&a->peer)->sin_addr, 4, &n);
-    else if (a->peer.ss_family == AF_INET6)
-        net_from_bytes((const void *)&((const struct sockaddr_in6 *)&a->peer)->sin6_addr, 16, &n);
+    else if (a->peer.sin6_family == AF_INET6)
+        net_from_bytes((const void *)&a->peer.sin6_addr, 16, &n);
     if (n.size)
         net_format(&n, peer);
     events_log_sampled(&e->events, "outbound",
@@ -107,59 +125,50 @@ static bool chain_passes(struct egress *e, const struct ask *a, const struct dns
     return true;
 }
 
-// `message` is changed. Judged by the rules of now, not of when it was asked.
-static void answer(struct egress *e, const struct ask *a, uint8_t *message, size_t len,
-                   uint32_t age, uint32_t *ret_ttl) {
-    struct dns_chain *chain = &e->proxy.chain;
-    const char *name = a->flight.q.name;
-    struct harvest h = {.egress = e, .chain = chain};
-    if (dns_follow(message, len, &a->flight.q, chain) < 0) {
-        refuse(e, a, DNS_SERVFAIL, DNS_NO_REASON);
-        return;
-    }
-    if (!chain_passes(e, a, chain))
-        return;
-    *ret_ttl = dns_adopt(message, len, &a->flight.q, age);
-    bool line = log_enabled(LOG_LEVEL_INFO) && !is_quiet(e, name) && events_would_log(&e->events);
-    h.addresses = line ? json_array() : NULL;
-    (void)dns_each_address(message, len, chain, take_address, &h);
-    if (e->options.nft && learned_commit(&e->learned) < 0)
-        h.failed = true;
-    e->proxy.answered++;
-    send_reply(e, a, message, len);
-    if (h.failed)
-        log_warning("addresses of %s could not be admitted", name);
-    if (h.addresses)
-        write_line(e, a, h.addresses);
-    json_decref(h.addresses);
-}
-
-static void keep(struct egress *e, const struct dns_query *q, const uint8_t *raw, size_t len,
-                 uint32_t ttl) {
+static void keep(struct egress *e, const struct dns_query *q, const uint8_t *raw, size_t len) {
     bool records = raw[6] || raw[7] || raw[8] || raw[9], positive = raw[6] || raw[7];
+    uint32_t ttl = dns_least_ttl(raw, len);
     if (!positive && ttl > CACHE_NEGATIVE_S)
         ttl = CACHE_NEGATIVE_S;
     if (records)
         cache_put(&e->proxy.cache, q, raw, len, ttl);
 }
 
+// `message` is changed; `age` < 0: it is new, and may be kept. Judged by the rules of now, not of
+// when it was asked.
+static void answer(struct egress *e, const struct ask *a, uint8_t *message, size_t len,
+                   int64_t age) {
+    struct dns_chain *chain = &e->proxy.chain;
+    const struct dns_query *q = &a->flight.q;
+    struct harvest h = {.egress = e, .chain = chain};
+    if (dns_follow(message, len, q, chain) < 0) {
+        refuse(e, a, DNS_SERVFAIL, DNS_NO_REASON);
+        return;
+    }
+    if (!chain_passes(e, a, chain))
+        return;
+    if (age < 0)
+        keep(e, q, message, len);
+    dns_adopt(message, len, q, age < 0 ? 0 : (uint32_t)age);
+    bool line =
+        log_enabled(LOG_LEVEL_INFO) && !is_quiet(e, q->name) && events_would_log(&e->events);
+    h.addresses = line ? json_array() : NULL;
+    (void)dns_each_address(message, len, chain, take_address, &h);
+    e->proxy.answered++;
+    send_reply(e, a, message, len);
+    if (h.addresses)
+        write_line(e, a, h.addresses);
+    json_decref(h.addresses);
+}
+
 static void on_answer(struct flight *f, uint8_t *message, size_t len) {
     struct ask *a = CONTAINER_OF(f, struct ask, flight);
     struct egress *e = a->egress;
-    uint32_t ttl = 0;
     list_remove(&a->node);
-    if (!len) {
+    if (len)
+        answer(e, a, message, len, -1);
+    else
         refuse(e, a, DNS_SERVFAIL, DNS_UNREACHABLE);
-        free(a);
-        return;
-    }
-    uint8_t *raw = len <= CACHE_MESSAGE_MAX ? malloc(len) : NULL;
-    if (raw)
-        memcpy(raw, message, len);
-    answer(e, a, message, len, 0, &ttl);
-    if (raw)
-        keep(e, &f->q, raw, len, ttl);
-    free(raw);
     free(a);
 }
 
@@ -185,7 +194,7 @@ static void forward(struct egress *e, const struct ask *from) {
 void proxy_question(struct egress *e, const uint8_t *message, size_t len, const struct ask *from) {
     struct ask a = *from;
     struct dns_query *q = &a.flight.q;
-    uint32_t age = 0, ttl;
+    uint32_t age = 0;
     int r = dns_parse_query(message, len, q);
     if (r < 0)
         return;
@@ -204,7 +213,7 @@ void proxy_question(struct egress *e, const uint8_t *message, size_t len, const 
     }
     size_t cached = cache_get(&e->proxy.cache, q, e->proxy.scratch, &age);
     if (cached) {
-        answer(e, &a, e->proxy.scratch, cached, age, &ttl);
+        answer(e, &a, e->proxy.scratch, cached, age);
         return;
     }
     if (!budget_spend(&e->proxy.budget, q->name, clock_boot_ms())) {
@@ -217,14 +226,17 @@ void proxy_question(struct egress *e, const uint8_t *message, size_t len, const 
 
 static void on_udp(struct stream *s, unsigned events, void *arg) {
     struct egress *e = arg;
+    struct datagrams *d = &e->proxy.questions;
     (void)events;
-    for (int i = 0; i < BURST; i++) {
-        struct ask from = {.fd = stream_fd(s), .peer_size = sizeof from.peer};
-        ssize_t n = recvfrom(from.fd, e->proxy.scratch, sizeof e->proxy.scratch, MSG_DONTWAIT,
-                             (struct sockaddr *)&from.peer, &from.peer_size);
-        if (n < 0)
+    for (int round = 0; round < ROUNDS; round++) {
+        datagrams_receive(d, stream_fd(s));
+        for (unsigned i = 0; i < d->count; i++) {
+            struct ask from = {.fd = stream_fd(s), .peer = d->peers[i]};
+            from.peer_size = d->heads[i].msg_hdr.msg_namelen;
+            proxy_question(e, d->parts[i].iov_base, d->heads[i].msg_len, &from);
+        }
+        if (d->count < DATAGRAMS_IN)
             return;
-        proxy_question(e, e->proxy.scratch, (size_t)n, &from);
     }
 }
 
@@ -268,6 +280,7 @@ int proxy_start(struct egress *e, struct error *err) {
     list_init(&e->proxy.clients);
     cache_init(&e->proxy.cache);
     budget_init(&e->proxy.budget, &e->options.budget);
+    e->proxy.flush.run = on_turn_end;
     if (listen_on(e, 0, "127.0.0.1", err) < 0)
         return -1;
     if (listen_on(e, 1, "::1", &none) < 0) // IPv6 may be off: then nobody asks there
@@ -291,6 +304,7 @@ void proxy_stop(struct egress *e) {
         stream_close(TAKE_PTR(p->udp[i]));
         listener_close(TAKE_PTR(p->tcp[i]));
     }
+    loop_cancel(&e->loop, &p->flush); // what nobody waits for
     while (!list_empty(&p->clients))
         proxy_client_close((struct client *)p->clients.next); // node comes first
     struct list *node;

@@ -6,6 +6,7 @@
 
 #include "egress/resolve/budget.h"
 #include "egress/resolve/cache.h"
+#include "egress/resolve/datagrams.h"
 #include "egress/resolve/forward.h"
 
 enum { PROXY_CLIENTS_MAX = 128, PROXY_IDLE_MS = 8000, PROXY_PIPELINE_MAX = 64 };
@@ -19,8 +20,8 @@ struct ask {
     struct egress *egress;
     struct list node; // of the client, or of the proxy
     struct client *client;
-    int fd; // of the UDP listener
-    struct sockaddr_storage peer;
+    int fd;                   // of the UDP listener
+    struct sockaddr_in6 peer; // or sockaddr_in
     socklen_t peer_size;
 };
 
@@ -35,11 +36,15 @@ struct proxy {
     uint64_t answered, denied, failed, truncated, rebinding;
     struct dns_chain chain; // of the answer in work
     uint8_t scratch[DNS_MESSAGE_MAX];
+    struct datagrams questions, replies; // replies of this turn: one transaction, one call
+    struct loop_task flush;
 };
 
 int proxy_start(struct egress *e, struct error *err);
 void proxy_stop(struct egress *e);
 bool proxy_is_listening(const struct egress *e);
+// Admits what was learned and sends the answers that wait for it; the end of a turn does so, too.
+void proxy_flush(struct egress *e);
 
 // Between the files: a whole question of a client, and an answer to it.
 void proxy_question(struct egress *e, const uint8_t *message, size_t len, const struct ask *from);
