@@ -14,6 +14,7 @@ import pathlib
 import re
 import secrets
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -93,7 +94,8 @@ class Lab:
 
     def connect(self):
         c = http.client.HTTPConnection("127.0.0.1", 18080)
-        c.sock = Inside(self.sb)(lambda: __import__("socket").create_connection(("127.0.0.1", 18080), 10))
+        c.sock = Inside(self.sb)(lambda: socket.create_connection(("127.0.0.1", 18080), 10))
+        c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return c
 
     def healthy(self):
@@ -113,8 +115,9 @@ def policy(n):
     return {"defaultAction": "deny", "egress": [{"action": "allow", "target": "*.bench.test"}] + rules[1:]}
 
 
-def rss_mib(pid):
-    return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{pid}/status").read()).group(1)) / 1024
+def pss_mib(pid):
+    """Resident memory; pages that both processes share (the program) count once."""
+    return int(re.search(r"^Pss:\s+(\d+)", open(f"/proc/{pid}/smaps_rollup").read(), re.M).group(1)) / 1024
 
 
 def added(lab, record):
@@ -166,11 +169,11 @@ def memory(lab, record):
     lab.ask(lab.sb, 12000, 64, "mx")
     for i in range(600):  # refused, an event each
         Inside(lab.sb)(refused, i)
-    record("egress.rss", value=rss_mib(lab.egress.pid) + rss_mib(lab.worker()), note=f"worker {rss_mib(lab.worker()):.2f}")
+    time.sleep(2.5)  # it gives back what a change has left at its next tick
+    record("egress.rss", value=pss_mib(lab.egress.pid) + pss_mib(lab.worker()), note=f"worker {pss_mib(lab.worker()):.2f}")
 
 
 def refused(i):
-    import socket
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     label = f"no{i}".encode()
     s.sendto(bytes([0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, len(label)]) + label + b"\4evil\4test\0\0\1\0\1", (RESOLVER, 53))

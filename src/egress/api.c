@@ -12,7 +12,7 @@
 #include "http/url.h"
 #include "io/stream.h"
 
-enum { ANSWER_MAX = 64 << 20, BACKLOG = 128, CONNECTIONS_MAX = 256 };
+enum { ANSWER_MAX = 64 << 20, BACKLOG = 128, CONNECTIONS_MAX = 256, LOG_RULES_MAX = 100 };
 
 // ---- replies ----
 
@@ -61,13 +61,8 @@ static const char *reason(const struct egress *e) {
     for (size_t i = 0; i < e->policy.count; i++) {
         const struct rule *r = &e->policy.rules[i];
         any |= r->kind == RULE_NET;
-        for (size_t k = 0; r->kind == RULE_NET && r->allow && !shadowed; k++) {
-            const struct netset *denied = &e->index.nets[0][r->net.size == 16];
-            if (k == denied->count)
-                break;
-            shadowed =
-                net_covers(&denied->nets[k], &r->net) || net_covers(&r->net, &denied->nets[k]);
-        }
+        shadowed |= r->kind == RULE_NET && r->allow &&
+                    netset_meets(&e->index.nets[0][r->net.size == 16], &r->net);
     }
     if (any && !e->options.nft)
         return "address rules have no effect in mode dns";
@@ -100,36 +95,36 @@ static bool over_limit(struct http_exchange *x, const struct policy *p) {
 }
 
 static void log_update(struct egress *e, const char *why, const struct policy *delta) {
+    enum log_level level = why ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO;
+    if (!log_enabled(level))
+        return;
     json_t *fields =
         json_pack("{s:s}", "opensandbox.event", why ? "egress.update_failed" : "egress.updated");
     if (fields && why)
         (void)json_object_set_new(fields, "error", json_string(why));
-    if (fields && delta)
+    if (fields && delta && delta->count <= LOG_RULES_MAX)
         (void)json_object_set_new(fields, "rules", policy_rules_json(delta));
-    events_log(&e->events, why ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "policy", fields);
+    else if (fields && delta)
+        (void)json_object_set_new(fields, "rule_count", json_integer((json_int_t)delta->count));
+    events_log(&e->events, level, "policy", fields);
 }
 
-// In force first, kept second; what cannot be kept is taken back. Consumes p. False: answered.
+// In force first, kept second; what cannot be kept is taken back. *p becomes the policy before.
+// `delta`: for the log; NULL: all of it. False: answered.
 static bool change(struct http_exchange *x, struct policy *p, const struct policy *delta) {
     struct egress *e = egress_of(x);
-    struct policy old;
     struct error err, worse;
     const char *prefix = "failed to apply nftables policy: ";
-    if (policy_copy(&old, &e->policy, &err) < 0) {
-        prefix = "internal error: ";
-    } else if (!egress_enforce(e, p, &err)) {
+    if (!egress_enforce(e, p, &err)) {
         if (!egress_save_policy(e, &e->policy, &err)) {
-            policy_clear(&old);
-            log_update(e, NULL, delta);
+            log_update(e, NULL, delta ? delta : &e->policy);
             return true;
         }
         prefix = "failed to persist policy: ";
-        if (egress_enforce(e, &old, &worse) < 0)
+        if (egress_enforce(e, p, &worse) < 0)
             log_error("the policy before could not be restored: %s", worse.message);
     }
-    policy_clear(p);
-    policy_clear(&old);
-    log_update(e, err.message, delta);
+    log_update(e, err.message, delta ? delta : p);
     fail(x, 500, "%s%s", prefix, err.message);
     return false;
 }
@@ -139,26 +134,18 @@ static bool is_blank(const struct http_exchange *x) {
 }
 
 static void handle_replace(struct http_exchange *x) {
-    struct policy p = {0}, delta = {0};
+    struct egress *e = egress_of(x);
+    struct policy p = {0};
     struct error err;
-    if (policy_parse(&p, x->body, x->body_len, &err) < 0) {
+    if (policy_parse(&p, x->body, x->body_len, &err) < 0)
         fail(x, 400, "invalid policy: %s", err.message);
-        return;
-    }
-    if (over_limit(x, &p)) {
-        policy_clear(&p);
-        return;
-    }
-    (void)policy_copy(&delta, &p, &err); // for the log only
-    if (change(x, &p, &delta)) {
-        struct egress *e = egress_of(x);
+    else if (!over_limit(x, &p) && change(x, &p, NULL))
         reply_json(x, 200,
                    is_blank(x)
                        ? json_pack("{s:s,s:s,s:s}", "status", "ok", "mode", policy_mode(&e->policy),
                                    "reason", "policy reset to default deny-all")
                        : status_json(e, NULL));
-    }
-    policy_clear(&delta);
+    policy_clear(&p);
 }
 
 // The body as an array with at least one entry; else answered.

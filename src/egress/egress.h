@@ -31,7 +31,8 @@ struct egress {
     struct http_server *http;
     struct timer tick; // reload of files, check of the rules
     unsigned ticks;
-    bool stale; // what is in force is not what it should be: the next tick tries again
+    bool untidy; // a change has left memory to be given back
+    bool stale;  // what is in force is not what it should be: the next tick tries again
     uint64_t changes;
 };
 
@@ -40,7 +41,7 @@ static inline struct egress *egress_of(const struct http_exchange *x) {
 }
 
 // rules.c: what is in force. Puts `policy` (NULL: the one that is there, with other always-files)
-// into force in the packet filter and the resolver, all or nothing; takes *policy on success.
+// into force in the packet filter and the resolver, all or nothing; then *policy is the one before.
 int egress_enforce(struct egress *e, struct policy *policy, struct error *err);
 // First policy: file, environment, deny-all.
 int egress_load_policy(struct egress *e, struct error *err);

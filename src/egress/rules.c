@@ -1,6 +1,7 @@
 // The policy in force: where it comes from, how it changes, how it is kept.
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,10 +55,11 @@ int egress_enforce(struct egress *e, struct policy *policy, struct error *err) {
     index_clear(&e->index);
     e->index = ix;
     if (policy) {
-        policy_clear(&e->policy);
+        struct policy before = e->policy;
         e->policy = *policy;
-        *policy = (struct policy){0};
+        *policy = before;
     }
+    e->untidy = true;
     e->changes++;
     return 0;
 }
@@ -232,6 +234,9 @@ static void on_tick(struct timer *t) {
         log_error("%s", err.message); // and again at the next tick
     else
         e->stale = false;
+    if (e->untidy) // texts of thousands of rules leave holes
+        (void)malloc_trim(0);
+    e->untidy = false;
     timer_start(&e->loop, t, TICK_MS, on_tick);
 }
 

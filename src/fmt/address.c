@@ -177,16 +177,28 @@ void netset_seal(struct netset *s) {
     s->count = kept;
 }
 
-bool netset_has(const struct netset *s, const struct net *address) {
+// The first one that begins behind the beginning of n.
+static size_t behind(const struct netset *s, const struct net *n) {
     size_t low = 0, high = s->count;
-    while (low < high) { // first one that begins behind the address
+    while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (memcmp(s->nets[middle].bytes, address->bytes, sizeof address->bytes) <= 0)
+        if (memcmp(s->nets[middle].bytes, n->bytes, sizeof n->bytes) <= 0)
             low = middle + 1;
         else
             high = middle;
     }
-    return low && net_covers(&s->nets[low - 1], address);
+    return low;
+}
+
+bool netset_has(const struct netset *s, const struct net *address) {
+    size_t i = behind(s, address);
+    return i && net_covers(&s->nets[i - 1], address);
+}
+
+bool netset_meets(const struct netset *s, const struct net *n) {
+    size_t i = behind(s, n);
+    return (i && (net_covers(&s->nets[i - 1], n) || net_covers(n, &s->nets[i - 1]))) ||
+           (i < s->count && net_covers(n, &s->nets[i]));
 }
 
 void netset_clear(struct netset *s) {

@@ -37,6 +37,7 @@ int net_compare(const struct net *a, const struct net *b); // the order of a sea
 int netset_add(struct netset *s, const struct net *n);     // -1: no memory
 void netset_seal(struct netset *s);                        // sorts, drops what is covered
 bool netset_has(const struct netset *s, const struct net *address);
+bool netset_meets(const struct netset *s, const struct net *n); // they have an address in common
 void netset_clear(struct netset *s);
 
 #endif

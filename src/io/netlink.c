@@ -6,11 +6,12 @@
 #include <linux/veth.h>
 #include <net/if.h>
 #include <stdbool.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
 
-enum { REPLY_SIZE = 32768 };
+enum { REPLY_SIZE = 32768, KEEP_SIZE = 65536 };
 
 int netlink_open(struct netlink *nl, int protocol) {
     *nl = (struct netlink){.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol),
@@ -21,13 +22,11 @@ int netlink_open(struct netlink *nl, int protocol) {
 
 int netlink_grow(struct netlink *nl, size_t size) {
     int bytes = (int)size + 4096; // the kernel keeps a little for itself
-    char *out = malloc(size);
-    if (!out)
-        return -ENOMEM;
-    if (setsockopt(nl->fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0) {
-        free(out);
+    if (setsockopt(nl->fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0)
         return -errno;
-    }
+    void *out = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (out == MAP_FAILED)
+        return -errno;
     nl->out = out;
     nl->size = size;
     return 0;
@@ -38,7 +37,7 @@ void netlink_close(struct netlink *nl) {
         (void)close(nl->fd);
     nl->fd = -1;
     if (nl->out != nl->buffer)
-        free(nl->out);
+        (void)munmap(nl->out, nl->size);
     nl->out = nl->buffer;
     nl->size = sizeof nl->buffer;
 }
@@ -109,7 +108,10 @@ int netlink_send(struct netlink *nl) {
     do
         n = send(nl->fd, nl->out, used, 0);
     while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : 0;
+    int r = n < 0 ? -errno : 0;
+    if (used > KEEP_SIZE) // a large one is rare: its pages are not kept
+        (void)madvise(nl->out, nl->size, MADV_DONTNEED);
+    return r;
 }
 
 static ssize_t receive(const struct netlink *nl, void *reply) {

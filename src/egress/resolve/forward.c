@@ -227,7 +227,7 @@ static int ask_udp(struct flight *f, bool old) {
         stream_want(f->udp.stream, STREAM_READABLE);
     }
     f->udp.uses++;
-    if (stream_write(f->udp.stream, message, len) == (ssize_t)len)
+    if (send(stream_fd(f->udp.stream), message, len, MSG_DONTWAIT) == (ssize_t)len)
         return 0;
     stream_close(TAKE_PTR(f->udp.stream));
     return old && f->udp.uses > 1 ? ask_udp(f, false) : -1; // an old one tells of an old refusal

@@ -13,7 +13,7 @@ enum {
     FORWARD_FLIGHTS_MAX = 1024,
     FORWARD_FAIL_OVER_MS = 1500, // while there is another server to ask
     FORWARD_PROBE_MS = 2000,
-    FORWARD_STOCK = 64,      // idle sockets, of all servers
+    FORWARD_STOCK = 256,     // idle sockets, of all servers
     FORWARD_SOCKET_USES = 64 // questions, then another port
 };
 
