@@ -24,6 +24,7 @@ int netlink_grow(struct netlink *nl, size_t size) {
     int bytes = (int)size + 4096; // the kernel keeps a little for itself
     if (setsockopt(nl->fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0)
         return -errno;
+    // cppcheck-suppress invalidFunctionArg ; -1 is what anonymous memory has
     void *out = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (out == MAP_FAILED)
         return -errno;
