@@ -6,6 +6,7 @@
 #include "fmt/json.h"
 #include "server/api/create.h"
 #include "server/api/handlers.h"
+#include "server/api/resources/bodies.h"
 
 // ---- create ----
 
@@ -223,38 +224,13 @@ static void done_renew(const struct sandbox *sb, const struct error *err, void *
     http_reply_json(arg, 200, json_pack("{s:s}", "expiresAt", text));
 }
 
-// A text of any form of 3.3, or Unix seconds or milliseconds as a number.
-static void read_instant(struct problems *p, const struct field *f, int64_t *ret) {
-    char number[40];
-    const char *text = json_string_value(f->value);
-    if (!f->value) {
-        problem_add(p, &f->at, "datetime_type", "Input should be a valid datetime");
-        return;
-    }
-    if (json_is_integer(f->value))
-        (void)snprintf(number, sizeof number, "%lld", (long long)json_integer_value(f->value));
-    else if (json_is_real(f->value))
-        (void)snprintf(number, sizeof number, "%.6f", json_real_value(f->value));
-    else if (!text) {
-        problem_add(p, &f->at, "datetime_type", "Input should be a valid datetime");
-        return;
-    }
-    if (clock_parse(text ? text : number, ret) < 0)
-        problem_add(p, &f->at, "datetime_from_date_parsing",
-                    "Input should be a valid datetime or date, such as 2030-01-31T12:00:00Z");
-}
-
 void handle_renew(struct http_exchange *x) {
     struct problems p = {0};
     int64_t expires_us = 0;
     json_t *body = body_object(x);
     if (!body)
         return;
-    struct field f = field_get(&place_body, body, "expiresAt");
-    if (!json_object_get(body, "expiresAt") && !json_object_get(body, "expires_at"))
-        problem_add(&p, &f.at, "missing", "Field required");
-    else
-        read_instant(&p, &f, &expires_us);
+    renewal_read(body, &p, &expires_us);
     json_decref(body);
     if (problems_any(&p))
         problems_reply(x, &p);
@@ -278,37 +254,14 @@ static int check_patch(const struct pairs *patch, struct error *err) {
     return 0;
 }
 
-// A removal is an entry without a value; pairs_add() makes only the others.
-static int read_patch(const json_t *body, struct problems *p, struct pairs *patch) {
-    const char *name;
-    json_t *value;
-    struct field f = {.at = place_body, .value = body};
-    if (field_map(p, &f, true, patch) < 0)
-        return -1;
-    json_object_foreach((json_t *)body, name, value) {
-        if (!json_is_null(value))
-            continue;
-        if (pairs_add(patch, name, "") < 0)
-            return -1;
-        for (size_t i = patch->count; i-- > 0;) {
-            if (strcmp(patch->items[i].name, name) == 0) {
-                free(patch->items[i].value);
-                patch->items[i].value = NULL;
-                break;
-            }
-        }
-    }
-    return 0;
-}
-
 void handle_patch_metadata(struct http_exchange *x) {
     struct problems p = {0};
     struct pairs patch = {0};
     struct error err = {0};
-    json_t *body = body_object(x);
+    json_t *body = body_map(x);
     if (!body)
         return;
-    int rc = read_patch(body, &p, &patch);
+    int rc = patch_read(body, &p, &patch);
     json_decref(body);
     if (problems_any(&p)) {
         problems_reply(x, &p);

@@ -3,9 +3,8 @@
 
 #include "base/clock.h"
 #include "server/api/api.h"
-#include "server/api/create.h"
 #include "server/api/handlers.h"
-#include "server/sandbox/pool/pool.h"
+#include "server/api/resources/bodies.h"
 
 static json_t *render(const struct pool *p) {
     const struct pool_capacity *c = &p->capacity;
@@ -17,48 +16,6 @@ static json_t *render(const struct pool *p) {
                      (json_int_t)c->buffer_min, "poolMax", (json_int_t)c->pool_max, "poolMin",
                      (json_int_t)c->pool_min, "status", "total", ready + given, "allocated", given,
                      "available", ready, "revision", p->revision, "createdAt", created);
-}
-
-// ---- bodies ----
-
-static void read_capacity(struct problems *p, const json_t *body, struct pool_capacity *ret) {
-    struct field spec = field_get(&place_body, body, "capacitySpec");
-    const json_t *o = field_object(p, &spec, true);
-    const struct {
-        const char *name;
-        int64_t *ret;
-    } numbers[] = {{"bufferMax", &ret->buffer_max},
-                   {"bufferMin", &ret->buffer_min},
-                   {"poolMax", &ret->pool_max},
-                   {"poolMin", &ret->pool_min}};
-    for (size_t i = 0; o && i < sizeof numbers / sizeof *numbers; i++) {
-        struct field f = field_get(&spec.at, o, numbers[i].name);
-        if (field_int(p, &f, 0, numbers[i].ret) == 0)
-            problem_add(p, &f.at, "missing", "Field required");
-    }
-    if (!problems_any(p) && ret->buffer_min > ret->buffer_max)
-        problem_add(p, &spec.at, "value_error", "Value error, bufferMin is larger than bufferMax");
-    if (!problems_any(p) && ret->pool_min > ret->pool_max)
-        problem_add(p, &spec.at, "value_error", "Value error, poolMin is larger than poolMax");
-}
-
-static const char *read_name(struct problems *p, const json_t *body) {
-    struct field f = field_get(&place_body, body, "name");
-    const char *name = field_text(p, &f, true);
-    if (!name || !text_length(p, &f, name, 1, POOL_NAME_MAX))
-        return NULL;
-    if (!is_dns_label(name, POOL_NAME_MAX))
-        problem_add(p, &f.at, "string_pattern_mismatch",
-                    "String should match pattern '^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'");
-    return name;
-}
-
-// NULL: problems, err, or there is none and it is not required.
-static struct sandbox_spec *read_template(struct http_exchange *x, struct problems *p,
-                                          const json_t *body, bool required, struct error *err) {
-    struct field f = field_get(&place_body, body, "template");
-    const json_t *o = field_object(p, &f, required);
-    return o && !problems_any(p) ? template_read(api_of(x), &f.at, o, p, err) : NULL;
 }
 
 // ---- requests ----
@@ -98,31 +55,28 @@ static bool refused(struct http_exchange *x, struct problems *p, const struct er
 void handle_pool_create(struct http_exchange *x) {
     struct problems p = {0};
     struct error err = {0};
-    struct pool_capacity c = {0};
+    struct pool_form f = {0};
     json_t *body = body_object(x);
     if (!body)
         return;
-    const char *name = read_name(&p, body);
-    read_capacity(&p, body, &c);
-    struct sandbox_spec *spec = read_template(x, &p, body, true, &err);
+    pool_read(api_of(x), body, true, &f, &p, &err);
     if (!refused(x, &p, &err))
-        pool_create(api_of(x)->domain, name, spec, &c, created, x);
-    spec_unref(spec);
+        pool_create(api_of(x)->domain, f.name, f.spec, &f.capacity, created, x);
+    spec_unref(f.spec);
     json_decref(body);
 }
 
 void handle_pool_update(struct http_exchange *x) {
     struct problems p = {0};
     struct error err = {0};
-    struct pool_capacity c = {0};
+    struct pool_form f = {0};
     json_t *body = body_object(x);
     if (!body)
         return;
-    read_capacity(&p, body, &c);
-    struct sandbox_spec *spec = read_template(x, &p, body, false, &err);
+    pool_read(api_of(x), body, false, &f, &p, &err);
     if (!refused(x, &p, &err))
-        pool_update(api_of(x)->domain, http_param(x, "pool_name"), spec, &c, updated, x);
-    spec_unref(spec);
+        pool_update(api_of(x)->domain, http_param(x, "pool_name"), f.spec, &f.capacity, updated, x);
+    spec_unref(f.spec);
     json_decref(body);
 }
 

@@ -5,6 +5,7 @@
 #include "server/api/api.h"
 #include "server/api/handlers.h"
 #include "server/api/paging.h"
+#include "server/api/resources/bodies.h"
 #include "server/sandbox/snapshot/snapshot.h"
 
 static json_t *render(const struct snapshot *s) {
@@ -39,10 +40,7 @@ static int read_name(struct http_exchange *x, json_t **ret_body, const char **re
     *ret_body = body_object(x);
     if (!*ret_body)
         return -1;
-    struct field name = field_get(&place_body, *ret_body, "name");
-    *ret_name = field_text(&p, &name, false);
-    if (*ret_name)
-        (void)text_length(&p, &name, *ret_name, 0, SNAPSHOT_NAME_MAX);
+    *ret_name = snapshot_name_read(*ret_body, &p);
     if (!problems_any(&p))
         return 0;
     json_decref(*ret_body);
@@ -103,8 +101,6 @@ void handle_snapshot_list(struct http_exchange *x) {
     l.name = url_query_last(l.page.pairs, l.page.count, "name");
     if (l.source && !*l.source)
         l.source = NULL;
-    if (l.name && !*l.name)
-        l.name = NULL;
     for (long i = 0; i < l.page.count; i++) {
         enum snapshot_state state;
         if (strcmp(l.page.pairs[i].name, "state") != 0)
