@@ -78,8 +78,11 @@ static bool origin_allowed(const struct api *a, const char *origin) {
 // preflight.
 static bool answer_cors(struct http_exchange *x, const char *origin) {
     const struct api *a = api_of(x);
+    static const char *const methods[] = {"DELETE", "GET",  "HEAD", "OPTIONS",
+                                          "PATCH",  "POST", "PUT"};
     const char *method = http_header(x, "Access-Control-Request-Method");
     const char *fields = http_header(x, "Access-Control-Request-Headers");
+    size_t known = 0;
     bool allowed = origin_allowed(a, origin);
     (void)http_reply_header(x, "Vary", "Origin");
     if (allowed) {
@@ -90,6 +93,12 @@ static bool answer_cors(struct http_exchange *x, const char *origin) {
         return false;
     if (!allowed) {
         api_refuse(x, ERR_FORBIDDEN_ORIGIN, "origin %.200s is not in server.cors_origins", origin);
+        return true;
+    }
+    while (known < ARRAY_SIZE(methods) && strcmp(methods[known], method) != 0)
+        known++;
+    if (known == ARRAY_SIZE(methods)) {
+        api_refuse(x, ERR_INVALID_PARAMETER, "no route has the method %.20s", method);
         return true;
     }
     (void)http_reply_header(x, "Access-Control-Allow-Methods",

@@ -85,9 +85,7 @@ static bool is_json(const char *type) {
            (len > 17 && strncasecmp(type + len - 5, "+json", 5) == 0);
 }
 
-json_t *body_object(struct http_exchange *x) {
-    static const char object[] =
-        "Input should be a valid dictionary or object to extract fields from";
+static json_t *read_body(struct http_exchange *x, const char *type, const char *object) {
     struct error err = {0};
     size_t offset = 0;
     if (!x->body_len) {
@@ -100,7 +98,7 @@ json_t *body_object(struct http_exchange *x) {
         return NULL;
     }
     if (!is_json(http_header(x, "Content-Type"))) {
-        refuse_body(x, &place_body, "model_attributes_type", object);
+        refuse_body(x, &place_body, type, object);
         return NULL;
     }
     json_t *body = json_parse(x->body, x->body_len, &offset, &err);
@@ -111,10 +109,18 @@ json_t *body_object(struct http_exchange *x) {
         bool null = json_is_null(body);
         json_decref(body);
         body = NULL;
-        refuse_body(x, &place_body, null ? "missing" : "model_attributes_type",
-                    null ? "Field required" : object);
+        refuse_body(x, &place_body, null ? "missing" : type, null ? "Field required" : object);
     }
     return body;
+}
+
+json_t *body_object(struct http_exchange *x) {
+    return read_body(x, "model_attributes_type",
+                     "Input should be a valid dictionary or object to extract fields from");
+}
+
+json_t *body_map(struct http_exchange *x) {
+    return read_body(x, "dict_type", "Input should be a valid dictionary");
 }
 
 // The snake_case name of a camelCase one.

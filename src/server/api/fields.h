@@ -35,6 +35,7 @@ void problems_clear(struct problems *p);
 // The body as an object, owned by the caller. NULL: the exchange is over (422, or 400 for text that
 // is not UTF-8).
 json_t *body_object(struct http_exchange *x);
+json_t *body_map(struct http_exchange *x); // one whose member names are the client's
 
 struct field { // one member of one object
     const struct place at;

@@ -7,11 +7,29 @@
 
 enum { VOLUMES_MAX = 64, OPTIONS_MAX = 4096 };
 
+#define DIGITS "0123456789"
+
 // ---- types ----
 
 static void pattern(struct problems *p, const struct field *f, bool ok, const char *what) {
     if (!ok)
         problem_add(p, &f->at, "string_pattern_mismatch", "String should match pattern '%s'", what);
+}
+
+// [0-9]+(.[0-9]+)? and a binary unit, or none.
+static bool is_storage(const char *text) {
+    static const char *const units[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
+    size_t digits = strspn(text, DIGITS), fraction;
+    text += digits;
+    if (digits && *text == '.') {
+        fraction = strspn(text + 1, DIGITS);
+        digits = fraction;
+        text += fraction + 1;
+    }
+    for (size_t i = 0; digits && i < ARRAY_SIZE(units); i++)
+        if (strcmp(text, units[i]) == 0)
+            return true;
+    return false;
 }
 
 static void read_host(struct problems *p, const struct field *f) {
@@ -35,12 +53,14 @@ static void read_pvc(struct problems *p, const struct field *f) {
     struct field size = field_get(&f->at, o, "storage"),
                  modes = field_get(&f->at, o, "accessModes");
     const char *text = field_text(p, &claim, true);
-    if (text_length(p, &claim, text, 1, 253))
+    if (text_length(p, &claim, text, 0, 253))
         pattern(p, &claim, is_dns_label(text, 253), "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$");
     (void)field_bool(p, &make, true);
     (void)field_bool(p, &drop, false);
     (void)field_text(p, &class, false);
-    (void)field_text(p, &size, false);
+    text = field_text(p, &size, false);
+    if (text)
+        pattern(p, &size, is_storage(text), "^\\d+(\\.\\d+)?(Ki|Mi|Gi|Ti|Pi|Ei)?$");
     (void)field_list(p, &modes, 0, false);
 }
 
@@ -69,6 +89,7 @@ static void read_ossfs(struct problems *p, const struct field *f) {
 
 static void read_volume(struct problems *p, const struct field *f) {
     const json_t *o = field_object(p, f, true);
+    const size_t before = json_array_size(p->items);
     if (!o)
         return;
     struct field name = field_get(&f->at, o, "name"), mount = field_get(&f->at, o, "mountPath");
@@ -77,7 +98,7 @@ static void read_volume(struct problems *p, const struct field *f) {
     struct field host = field_get(&f->at, o, "host"), pvc = field_get(&f->at, o, "pvc"),
                  ossfs = field_get(&f->at, o, "ossfs");
     const char *text = field_text(p, &name, true);
-    if (text_length(p, &name, text, 1, 63))
+    if (text_length(p, &name, text, 0, 63))
         pattern(p, &name, is_dns_label(text, 63), "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$");
     text = field_text(p, &mount, true);
     if (text)
@@ -87,7 +108,8 @@ static void read_volume(struct problems *p, const struct field *f) {
     read_host(p, &host);
     read_pvc(p, &pvc);
     read_ossfs(p, &ossfs);
-    if ((host.value != NULL) + (pvc.value != NULL) + (ossfs.value != NULL) != 1)
+    if (json_array_size(p->items) == before && // rules between members come last
+        (host.value != NULL) + (pvc.value != NULL) + (ossfs.value != NULL) != 1)
         problem_add(p, &f->at, "value_error",
                     "Value error, exactly one of host, pvc and ossfs must be given");
 }

@@ -127,7 +127,13 @@ static int find_volume(struct preparing *p, json_t **ret, struct error *err) {
         return error_server(err, ERR_VOLUME_PVC_NOT_FOUND, "volume \"%s\": there is no volume %s",
                             p->v->name, p->v->source);
     (void)engine_forgive(err);
-    return make_volume(p, ret, err) ? pvc_failed(p, err) : 0;
+    if (make_volume(p, ret, err) == 0)
+        return 0;
+    if (err->kind != EINVAL)
+        return pvc_failed(p, err);
+    struct error cause = *err; // engines want two letters at least
+    return error_server(err, ERR_VOLUME_INVALID_PVC_NAME, "volume \"%s\": %.900s", p->v->name,
+                        cause.message);
 }
 
 // A directory of a volume: beneath its mount point on this host, without links.
