@@ -6,7 +6,7 @@ PYTEST = $(BUILD)/venv/bin/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-test build build-test install quickstart stop run test test-unit test-e2e test-sdk test-all sanitize fuzz lint \
-	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check contract test-clients schemathesis test-docker test-podman test-engine-restart defects images bench-docker vectors soak execd-empty-root docs-check test-egress egress-fail-closed clean
+	bench bench-check leak-check crash-check quickstart-check isolation-check hostile-check contract differential test-clients schemathesis test-docker test-podman test-engine-restart defects images bench-docker vectors soak execd-empty-root docs-check test-egress egress-fail-closed clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ execd-empty-root: deps-test build-test ## execd runs where there is nothing else
 
 contract: deps-test build-test ## the OpenAPI documents against tables and real replies, on both runtimes
 	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_contract.py $(ARGS)
+
+differential: deps-test build-test ## the same requests to ours and to the reference server; each difference has its line in docs/compatibility.md
+	@python3 tools/check.py differential
 
 test-clients: deps-test build-test ## official clients of every registry that answers, a line each
 	@$(BUILD)/venv/bin/python tests/checks/clients_check.py

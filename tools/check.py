@@ -165,6 +165,10 @@ def group_crash():
     return script("tests/checks/crash_check.py")
 
 
+def group_differential():
+    return script("tests/checks/differential.py")
+
+
 def group_quickstart():
     return script("tests/checks/quickstart_check.py")
 
