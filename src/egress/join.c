@@ -5,6 +5,7 @@
 #include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/parse.h"
+#include "egress/net/firewall.h"
 
 #define VARIABLE "OPENSANDBOX_EGRESS_NAMESPACES"
 
@@ -63,6 +65,23 @@ static int become(const struct place *p, struct error *err) {
     return keep_one_capability(err);
 }
 
+// The socket to the packet filter, while we may still make it large: in the place of the network
+// namespace's descriptor, so that the supervisor hands it on with the API's.
+static int open_netfilter(const struct place *p, struct error *err) {
+    struct netlink nl;
+    char text[16];
+    int r = netlink_open(&nl, NETLINK_NETFILTER);
+    if (!r)
+        r = netlink_grow(&nl, FIREWALL_BATCH_MAX);
+    if (!r && dup2(nl.fd, (int)p->net) < 0)
+        r = -errno;
+    netlink_close(&nl);
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)p->net);
+    if (!r && setenv("OPENSANDBOX_EGRESS_NETFILTER", text, 1) < 0)
+        r = -errno;
+    return r ? error_errno(err, -r, "netfilter") : 0;
+}
+
 int join_namespaces(struct error *err) {
     const char *text = getenv(VARIABLE);
     struct place p;
@@ -70,11 +89,12 @@ int join_namespaces(struct error *err) {
         return 0;
     if (read_place(text, &p) < 0)
         return error_set(err, EINVAL, VARIABLE ": NET:UID or NET,USER:UID, not \"%.40s\"", text);
-    if (p.user && setns((int)p.user, CLONE_NEWUSER) < 0)
-        return error_errno(err, errno, "user namespace");
     if (setns((int)p.net, CLONE_NEWNET) < 0)
         return error_errno(err, errno, "network namespace");
-    (void)close((int)p.net);
+    if (open_netfilter(&p, err) < 0)
+        return -1;
+    if (p.user && setns((int)p.user, CLONE_NEWUSER) < 0)
+        return error_errno(err, errno, "user namespace");
     if (p.user)
         (void)close((int)p.user);
     (void)unsetenv(VARIABLE);

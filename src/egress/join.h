@@ -10,8 +10,9 @@ enum { JOIN_FILE_MAX = 8 << 20 };
 
 // OPENSANDBOX_EGRESS_NAMESPACES = "NET:UID" or "NET,USER:UID": descriptors of the network namespace
 // and of the user namespace that owns it, and whom to become there; CAP_NET_ADMIN alone is kept,
-// for us and what we execute, for ever. The variable and the descriptors go. Without it nothing
-// happens. -1: the message names the step.
+// for us and what we execute, for ever. NET becomes the socket to the packet filter (its number
+// should follow the API's), USER is closed, the variable goes. Without it nothing happens.
+// -1: the message names the step.
 int join_namespaces(struct error *err);
 
 #endif

@@ -46,7 +46,8 @@ static void on_stop(struct signal_watch *w, int number) {
 
 // Closed before anything else, and before any policy could be wrong.
 static int start_closed(struct egress *e, struct error *err) {
-    if (firewall_init(&e->firewall, err) < 0 || firewall_load(&e->firewall, &e->options, err) < 0)
+    if (firewall_init(&e->firewall, &e->options, err) < 0 ||
+        firewall_load(&e->firewall, &e->options, err) < 0)
         return -1;
     learned_init(&e->learned, &e->firewall);
     return 0;

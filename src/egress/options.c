@@ -211,6 +211,8 @@ int options_read(struct options *o, struct error *err) {
                    .bytes = number(PREFIX "BUDGET_BYTES", 128 << 10, 0, UINT64_MAX),
                    .queries = number(PREFIX "BUDGET_QUERIES", 12000, 0, UINT64_MAX)},
     };
+    uint64_t netfilter = number(PREFIX "NETFILTER", 0, 3, 1023); // of join.h
+    o->netfilter_fd = netfilter ? (int)netfilter : -1;
     uint64_t rules_max = number(PREFIX "MAX_RULES", POLICY_RULES_MAX, 0, 1 << 20);
     o->rules_max = rules_max ? (size_t)rules_max : SIZE_MAX;
     if (check_unbuilt(err) < 0 || take_log(o, err) < 0 || take_mode(o, err) < 0 ||

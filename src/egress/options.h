@@ -17,6 +17,7 @@ struct options {
     char host[64];
     unsigned port;
     int listen_fd;            // listening socket handed to us ("fd:N"), else -1
+    int netfilter_fd;         // socket that join.h opened, else -1
     const char *token;        // "" none
     const char *token_sha256; // "" none: its SHA-256 in hex, so that no environment holds it
     const char *policy_file, *rules, *resolv_conf, *rules_dir;

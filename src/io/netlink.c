@@ -20,10 +20,26 @@ int netlink_open(struct netlink *nl, int protocol) {
     return nl->fd < 0 ? -errno : 0;
 }
 
+void netlink_take(struct netlink *nl, int fd) {
+    char stale[512];
+    *nl = (struct netlink){.fd = fd, .size = sizeof nl->buffer};
+    nl->out = nl->buffer;
+    while (recv(fd, stale, sizeof stale, MSG_DONTWAIT | MSG_TRUNC) > 0)
+        ; // answers that whoever had it before did not read
+}
+
+// In a user namespace nobody may enlarge a socket; one that came from outside may be large already.
+static bool is_large(int fd, int bytes) {
+    int now = 0;
+    socklen_t len = sizeof now;
+    return !getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &now, &len) && now / 2 >= bytes;
+}
+
 int netlink_grow(struct netlink *nl, size_t size) {
     int bytes = (int)size + 4096; // the kernel keeps a little for itself
-    if (setsockopt(nl->fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0)
-        return -errno;
+    if (setsockopt(nl->fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0 &&
+        !is_large(nl->fd, bytes))
+        return -EPERM;
     // cppcheck-suppress invalidFunctionArg ; -1 is what anonymous memory has
     void *out = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (out == MAP_FAILED)

@@ -20,9 +20,10 @@ struct netlink {
 };
 
 int netlink_open(struct netlink *nl,
-                 int protocol); // NETLINK_ROUTE, NETLINK_NETFILTER; 0 or -errno
-// Batches of up to `size` bytes from now on (needs CAP_NET_ADMIN beyond the usual send buffer); 0
-// or -errno.
+                 int protocol);                // NETLINK_ROUTE, NETLINK_NETFILTER; 0 or -errno
+void netlink_take(struct netlink *nl, int fd); // a socket that somebody else opened; takes it
+// Batches of up to `size` bytes from now on (needs CAP_NET_ADMIN of the host, or a socket that was
+// enlarged before); 0 or -errno.
 int netlink_grow(struct netlink *nl, size_t size);
 void netlink_close(struct netlink *nl);
 void netlink_request(struct netlink *nl, int type, int flags, const void *body, size_t size);

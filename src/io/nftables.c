@@ -12,9 +12,13 @@
 
 enum { REPLY_SIZE = 32768, LIST_MAX = 60000 }; // an attribute's length has 16 bits
 
-int nft_open(struct nftables *n, const char *table, size_t batch_max) {
+int nft_open(struct nftables *n, int fd, const char *table, size_t batch_max) {
     *n = (struct nftables){.table = table};
-    int r = netlink_open(&n->nl, NETLINK_NETFILTER);
+    int r = 0;
+    if (fd >= 0)
+        netlink_take(&n->nl, fd);
+    else
+        r = netlink_open(&n->nl, NETLINK_NETFILTER);
     if (!r)
         r = netlink_grow(&n->nl, batch_max);
     if (r)

@@ -30,7 +30,8 @@ struct nft_element {
     bool end;            // first address behind an interval
 };
 
-int nft_open(struct nftables *n, const char *table, size_t batch_max); // 0 or -errno
+// fd: a NETLINK_NETFILTER socket, which is taken; -1: a new one. 0 or -errno.
+int nft_open(struct nftables *n, int fd, const char *table, size_t batch_max);
 void nft_close(struct nftables *n);
 
 // Builds a transaction: nft_begin, any number of the others, nft_commit.

@@ -14,13 +14,13 @@
 
 enum { NFT_MS = 30000 };
 
-int firewall_init(struct firewall *f, struct error *err) {
+int firewall_init(struct firewall *f, const struct options *o, struct error *err) {
     uint32_t random[3];
     random_bytes(random, sizeof random);
     *f = (struct firewall){.mark = random[0] | 1u << 30,
                            .stamp = (random[1] & ~(1u << 30)) | 1u << 29,
                            .generation = random[2]};
-    int r = nft_open(&f->nft, FIREWALL_TABLE, FIREWALL_BATCH_MAX);
+    int r = nft_open(&f->nft, o->netfilter_fd, FIREWALL_TABLE, FIREWALL_BATCH_MAX);
     if (r)
         return error_errno(err, -r, "netfilter (CAP_NET_ADMIN is needed)");
     f->open = true;

@@ -29,8 +29,8 @@ struct firewall {
     uint64_t loads, batches, failures;
 };
 
-// Draws the marks and opens the socket.
-int firewall_init(struct firewall *f, struct error *err);
+// Draws the marks and opens the socket, or takes the one that was handed to us.
+int firewall_init(struct firewall *f, const struct options *o, struct error *err);
 void firewall_clear(struct firewall *f);
 enum firewall_parts { FIREWALL_LOG = 1, FIREWALL_LINKS = 2 }; // that old kernels lack
 void firewall_rules(const struct firewall *f, const struct options *o, unsigned parts,

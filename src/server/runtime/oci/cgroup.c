@@ -174,16 +174,25 @@ int cgroups_open(struct cgroups *c, const char *root, const char *self, const ch
     return 0;
 }
 
+void cgroups_drop(const struct cgroups *c) {
+    for (unsigned i = 0; i < c->count; i++)
+        (void)unlinkat(c->trees[i].fd, c->parent, AT_REMOVEDIR); // stays while somebody lives in it
+}
+
 void cgroups_close(struct cgroups *c) {
-    for (unsigned i = 0; i < c->count; i++) {
-        (void)unlinkat(c->trees[i].fd, c->parent,
-                       AT_REMOVEDIR); // stays while a sandbox lives in it
+    cgroups_drop(c);
+    for (unsigned i = 0; i < c->count; i++)
         (void)close(c->trees[i].fd);
-    }
     if (c->self_procs >= 0)
         (void)close(c->self_procs);
     c->count = 0;
     c->self_procs = -1;
+}
+
+void cgroups_beside(const struct cgroups *c, const char *suffix, struct cgroups *ret) {
+    *ret = *c;
+    ret->self_procs = -1;
+    (void)snprintf(ret->parent, sizeof ret->parent, "%.40s%.20s", c->parent, suffix);
 }
 
 const char *cgroups_layout(const struct cgroups *c) {
@@ -238,6 +247,52 @@ int cgroups_each(const struct cgroups *c, int (*each)(const char *id, void *arg)
         (void)closedir(d);
     }
     return r;
+}
+
+static int make_group(int tree, const char *path, const char *parent, bool v2, struct error *err) {
+    char control[256];
+    struct error ignored; // the limits are missing then, nothing else
+    if (v2)
+        (void)fd_write_text(tree, "cgroup.subtree_control", "+memory +pids", &ignored);
+    if (mkdirat(tree, parent, 0755) < 0 && errno != EEXIST)
+        return error_errno(err, errno, "control group %s", parent);
+    (void)snprintf(control, sizeof control, "%.200s/cgroup.subtree_control", parent);
+    if (v2)
+        (void)fd_write_text(tree, control, "+memory +pids", &ignored);
+    if (mkdirat(tree, path, 0755) < 0 && errno != EEXIST)
+        return error_errno(err, errno, "control group %s", path);
+    return 0;
+}
+
+int cgroup_make(const struct cgroups *c, const char *id, uint64_t memory_bytes, unsigned processes,
+                int ret_procs[2], struct error *err) {
+    const int trees[2] = {c->pids, c->memory};
+    char path[256], memory[24], pids[16], procs[256];
+    struct error ignored; // a kernel without this limit
+    int fds[2] = {-1, -1};
+    if (!name_ok(id))
+        return error_set(err, EINVAL, "no sandbox can be named \"%s\"", id);
+    group_path(c, id, NULL, path);
+    group_path(c, id, "cgroup.procs", procs);
+    (void)snprintf(memory, sizeof memory, "%llu", (unsigned long long)memory_bytes);
+    (void)snprintf(pids, sizeof pids, "%u", processes);
+    for (int i = 0; i < (trees[0] == trees[1] ? 1 : 2); i++) {
+        int tree = c->trees[trees[i]].fd;
+        int r = make_group(tree, path, c->parent, c->v2, err);
+        fds[i] = r < 0 ? -1 : openat(tree, procs, O_WRONLY | O_CLOEXEC);
+        if (r == 0 && fds[i] < 0)
+            r = error_errno(err, errno, "%s", procs);
+        if (r < 0) {
+            if (fds[0] >= 0)
+                (void)close(fds[0]);
+            return -1;
+        }
+    }
+    (void)write_control(c, c->pids, id, "pids.max", pids, &ignored);
+    (void)write_control(c, c->memory, id, c->v2 ? "memory.max" : "memory.limit_in_bytes", memory,
+                        &ignored);
+    memcpy(ret_procs, fds, sizeof fds);
+    return 0;
 }
 
 bool cgroup_exists(const struct cgroups *c, const char *id) {

@@ -42,11 +42,21 @@ void cgroups_close(struct cgroups *c); // removes the parent directories when th
 const char *cgroups_layout(const struct cgroups *c); // "v1", "v2", "hybrid", for doctor
 bool cgroups_have(const struct cgroups *c, const char *controller); // v1 name
 
+// Groups of another kind beside: the same hierarchies, the parent's name with `suffix`. It borrows
+// c's descriptors; only cgroups_drop() is for it, which removes its empty parent directories.
+void cgroups_beside(const struct cgroups *c, const char *suffix, struct cgroups *ret);
+void cgroups_drop(const struct cgroups *c);
+
 // Ids of which any hierarchy has a directory; an id may be told several times.
 int cgroups_each(const struct cgroups *c, int (*each)(const char *id, void *arg), void *arg);
 bool cgroup_exists(const struct cgroups *c, const char *id);
 // Whether the process is in the sandbox's group, by /proc/<pid>/cgroup.
 bool cgroup_holds(const struct cgroups *c, const char *id, pid_t pid);
+// Makes a group that limits memory and processes (as far as the kernel can here), for one of ours
+// that no OCI runtime starts. ret_procs: its cgroup.procs, open for writing; -1 where the two
+// hierarchies are one. Who writes "0" is in it.
+int cgroup_make(const struct cgroups *c, const char *id, uint64_t memory_bytes, unsigned processes,
+                int ret_procs[2], struct error *err);
 // v1: tries of 10 ms with a thaw between, because a task inside vfork() can keep the group FREEZING
 // for ever; gives up after 2 s, thawed. Blocking.
 int cgroup_freeze(const struct cgroups *c, const char *id, struct error *err);

@@ -30,6 +30,7 @@ static const struct oci_settings defaults = {.run_dir = "/run/opensandbox",
                                              .default_pids = 4096,
                                              .shm_bytes = 64ULL << 20,
                                              .start_timeout_ms = 30000,
+                                             .egress_ready_ms = 30000,
                                              .image_max_bytes = 20ULL << 30,
                                              .image_max_entries = 2000000,
                                              .pull_timeout_ms = 600000};
@@ -48,6 +49,7 @@ static void fill_defaults(struct oci_settings *s) {
     DEFAULT(default_pids);
     DEFAULT(shm_bytes);
     DEFAULT(start_timeout_ms);
+    DEFAULT(egress_ready_ms);
     DEFAULT(image_max_bytes);
     DEFAULT(image_max_entries);
     DEFAULT(pull_timeout_ms);
@@ -78,8 +80,7 @@ static int make_dirs(struct oci *o, struct error *err) {
     char path[OCI_PATH_SIZE + 16];
     if (make_dir(o->settings.state_dir, 0, NULL, err) || make_dir(o->dir_path, 0700, &o->dir, err))
         return -1;
-    (void)snprintf(path, sizeof path, "%s/sandboxes", o->dir_path);
-    if (make_dir(path, 0700, &o->sandboxes, err))
+    if (make_dir(o->sandboxes_path, 0700, &o->sandboxes, err))
         return -1;
     (void)snprintf(path, sizeof path, "%s/trash", o->dir_path);
     if (make_dir(path, 0700, &o->trash, err))
@@ -152,6 +153,10 @@ static int probe_sandbox(struct oci *o, struct error *err) {
 static int try_with(struct oci *o, bool user_namespaces, struct error *err) {
     o->user_namespaces = user_namespaces;
     o->network = network_new(&o->settings, user_namespaces, err);
+    if (o->network) {
+        o->egress.resolvers = network_resolvers(o->network);
+        o->egress.user_namespaces = user_namespaces;
+    }
     if (o->network && !probe_sandbox(o, err))
         return 0;
     network_free(o->network, NETWORK_KEEP);
@@ -186,6 +191,11 @@ static int oci_start(struct runtime *r, struct error *err) {
                          : NOFILE_MAX; // above ours: EPERM without CAP_SYS_RESOURCE
     (void)snprintf(parent, sizeof parent, "%s-%s", o->settings.cgroup_prefix, o->settings.instance);
     if (cgroups_open(&o->cgroups, o->settings.cgroup_root, "/proc/self/cgroup", parent, err))
+        return -1;
+    cgroups_beside(&o->cgroups, ".egress", &o->egress_groups);
+    o->egress = (struct egress_program){
+        .settings = &o->settings, .groups = &o->egress_groups, .sandboxes_path = o->sandboxes_path};
+    if (!(o->keeper = keeper_new(&o->egress, err)))
         return -1;
     if (make_dirs(o, err) || sweep_runtimes(o->state_path, err) || find_runtime(o, err))
         return -1;
@@ -306,6 +316,7 @@ static void close_all(const int *fds, size_t count) {
 static void oci_free(struct runtime *r) {
     struct oci *o = self(r);
     watch_free(o->watch);
+    keeper_free(o->keeper);
     chores_free(o->chores);
     enum network_end end = NETWORK_LAST;
     map_each(&o->boxes, free_box, &end);
@@ -313,6 +324,7 @@ static void oci_free(struct runtime *r) {
     network_free(o->network, end);
     image_store_close(o->images);
     bundle_template_free(o->bundle);
+    cgroups_drop(&o->egress_groups);
     cgroups_close(&o->cgroups);
     const int fds[] = {
         o->launcher.runtime_fd, o->dir,    o->sandboxes, o->trash, o->state, o->layers,
@@ -332,7 +344,7 @@ static void oci_free(struct runtime *r) {
 static const struct runtime_ops ops = {.name = "oci",
                                        .code_prefix = "OCI",
                                        .features = RUNTIME_PAUSE | RUNTIME_SNAPSHOTS |
-                                                   RUNTIME_NAMED_VOLUMES,
+                                                   RUNTIME_NAMED_VOLUMES | RUNTIME_NETWORK_POLICY,
                                        .start = oci_start,
                                        .list = oci_list_all,
                                        .adopt = oci_adopt,
@@ -396,6 +408,7 @@ struct runtime *oci_new(const struct oci_settings *s, struct error *err) {
     o->layers = o->layer_refs = o->volumes = -1;
     o->cgroups.self_procs = -1;
     (void)snprintf(o->dir_path, sizeof o->dir_path, "%s/oci", o->settings.state_dir);
+    (void)snprintf(o->sandboxes_path, sizeof o->sandboxes_path, "%s/sandboxes", o->dir_path);
     (void)snprintf(o->run_path, sizeof o->run_path, "%s/%s", o->settings.run_dir,
                    o->settings.instance);
     (void)snprintf(o->root_path, sizeof o->root_path, "%s/%s/rootfs", o->settings.run_dir,

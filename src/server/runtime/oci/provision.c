@@ -322,6 +322,30 @@ static int report(struct making *m, struct error *err) {
     return watch_add(m->o->watch, m->q->id, m->box->pidfd, err);
 }
 
+// It gets ready while what follows is written.
+static int begin_egress(struct making *m, struct error *err) {
+    struct box *b = m->box;
+    if (!m->q->egress_token)
+        return 0;
+    return egress_prepare(&m->o->egress, m->q, b->dir, err) ||
+                   egress_start(&m->o->egress, m->q->id, b->dir, b->net.net_fd, &b->egress, err)
+               ? -1
+               : 0;
+}
+
+// In force before the sandbox's first process; from here on its end is the keeper's business.
+static int await_egress(struct making *m, struct error *err) {
+    struct box *b = m->box;
+    if (b->egress < 0)
+        return 0;
+    if (egress_await(&m->o->egress, b->dir, b->egress, err) ||
+        keeper_add(m->o->keeper, m->q->id, b->dir, b->net.net_fd, b->egress, err))
+        return -1;
+    b->egress = -1;
+    phase(m, "egress", clock_boot_ns());
+    return 0;
+}
+
 static int make(struct making *m, struct error *err) {
     int64_t spawned = 0;
     if (check_limits(m->q->spec, err) || find_user(m, err))
@@ -337,13 +361,13 @@ static int make(struct making *m, struct error *err) {
     if (volumes_open(m->q->spec, m->o->settings.allowed_host_paths, m->o->volumes, user,
                      &m->volumes, err))
         return -1;
-    if (make_layer(m, err) || make_socket(m, err) || write_start(m, err))
+    if (make_layer(m, err) || begin_egress(m, err) || make_socket(m, err) || write_start(m, err))
         return -1;
     phase(m, "files", clock_boot_ns());
     if (write_config(m, err))
         return -1;
     phase(m, "config", clock_boot_ns());
-    if (start(m, &spawned, err))
+    if (await_egress(m, err) || start(m, &spawned, err))
         return -1;
     phase(m, "launch", spawned);
     phase(m, "runtime", clock_boot_ns());

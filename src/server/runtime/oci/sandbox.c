@@ -40,7 +40,7 @@ struct box *box_new(const char *id) {
     if (!b)
         return NULL;
     (void)snprintf(b->id, sizeof b->id, "%s", id);
-    b->dir = b->pidfd = -1;
+    b->dir = b->pidfd = b->egress = -1;
     b->named = true;
     b->net = (struct network_entry){.net_fd = -1, .user_fd = -1};
     return b;
@@ -53,6 +53,8 @@ void box_free(struct box *b) {
         (void)close(b->dir);
     if (b->pidfd >= 0)
         (void)close(b->pidfd);
+    if (b->egress >= 0)
+        (void)close(b->egress);
     free(b->base);
     free(b);
 }
@@ -143,6 +145,14 @@ static bool oom_rose(struct oci *o, const char *id) {
     return !cgroup_oom_kills(&o->cgroups, id, &kills) && kills > 0;
 }
 
+// After the last process of the sandbox, and before its network.
+static int end_egress(struct oci *o, const char *id, struct box *b, struct error *err) {
+    int pidfd = keeper_remove(o->keeper, id);
+    if (pidfd < 0 && b)
+        pidfd = TAKE_FD(b->egress);
+    return egress_end(&o->egress, id, pidfd, err);
+}
+
 // Processes, control groups, the runtime's record, network: everything but the directory. box may
 // be NULL (ruins).
 static int tear_down(struct oci *o, const char *id, struct box *b, struct error *err) {
@@ -150,7 +160,7 @@ static int tear_down(struct oci *o, const char *id, struct box *b, struct error 
         return -1;
     if (!b || b->pidfd < 0)
         (void)cgroup_kill(&o->cgroups, id); // no handle of it: by the group's members
-    if (cgroup_remove(&o->cgroups, id, err))
+    if (cgroup_remove(&o->cgroups, id, err) || end_egress(o, id, b, err))
         return -1;
     if (o->state >= 0 && path_remove_tree(o->state, id, err))
         return -1;
@@ -308,6 +318,11 @@ static int adopt_living(struct oci *o, struct box *b, const struct saved *s, str
     b->has_net = true;
     if (network_adopt(o->network, b->id, s->address, &b->net, err))
         return -1;
+    // one that ended with the server that kept it is started again; until then the rules are there
+    if (b->net.net_fd >= 0 && egress_is_prepared(b->dir) &&
+        keeper_add(o->keeper, b->id, b->dir, b->net.net_fd, egress_find(&o->egress, b->id, b->dir),
+                   err))
+        return -1;
     return watch_add(o->watch, b->id, b->pidfd, err);
 }
 
@@ -380,25 +395,28 @@ static int dup_or_minus(int fd) {
     return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
 }
 
+static int dial_port(int net, uint32_t address, unsigned port, struct error *err) {
+    struct error first; // the address is tried before the loopback; only the last refusal is told
+    int fd = address ? connect_inside(net, address, port, &first) : -1;
+    if (fd < 0) // services that listen on 127.0.0.1 only
+        fd = connect_inside(net, htonl(INADDR_LOOPBACK), port, err);
+    return fd;
+}
+
 int sandbox_dial(struct oci *o, const char *id, unsigned port, int *ret_fd, struct error *err) {
     (void)pthread_mutex_lock(&o->lock); // a dial may meet a destroy: what it uses is duplicated
     struct box *b = map_get(&o->boxes, id);
-    bool usable = b && !b->retired;
-    cleanup_close int dir = usable && port == EXECD_PORT ? dup_or_minus(b->dir) : -1;
-    cleanup_close int net = usable && port != EXECD_PORT ? dup_or_minus(b->net.net_fd) : -1;
+    bool usable = b && !b->retired, by_socket = port == EXECD_PORT || port == EGRESS_PORT;
+    cleanup_close int dir = usable && by_socket ? dup_or_minus(b->dir) : -1;
+    cleanup_close int net = usable && !by_socket ? dup_or_minus(b->net.net_fd) : -1;
     uint32_t address = usable ? b->net.address : 0;
     (void)pthread_mutex_unlock(&o->lock);
     if (dir < 0 && net < 0)
         return error_set(err, ENOTCONN, "sandbox %s does not run", id);
-    struct error first; // the address is tried before the loopback; only the last refusal is told
-    int fd = dir >= 0  ? dial_execd(dir, err)
-             : address ? connect_inside(net, address, port, &first)
-                       : -1;
-    if (fd < 0 && dir < 0)
-        fd = connect_inside(net, htonl(INADDR_LOOPBACK), port,
-                            err); // services that listen on 127.0.0.1 only
-    if (fd < 0)
-        return -1;
-    *ret_fd = fd;
-    return 0;
+    int fd = port == EGRESS_PORT  ? egress_dial(dir, err)
+             : port == EXECD_PORT ? dial_execd(dir, err)
+                                  : dial_port(net, address, port, err);
+    if (fd >= 0)
+        *ret_fd = fd;
+    return fd < 0 ? -1 : 0;
 }

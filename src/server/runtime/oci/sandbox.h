@@ -12,6 +12,7 @@
 #include "server/runtime/oci/bundle.h"
 #include "server/runtime/oci/cgroup.h"
 #include "server/runtime/oci/chores.h"
+#include "server/runtime/oci/egress/keeper.h"
 #include "server/runtime/oci/image/image.h"
 #include "server/runtime/oci/launch.h"
 #include "server/runtime/oci/net/network.h"
@@ -29,6 +30,7 @@ struct box {
     uint64_t started; // field 22 of its /proc/<pid>/stat: with the pid it names one process
     bool has_net;
     struct network_entry net;
+    int egress; // pidfd of its egress until the keeper has it; -1: none
     char *base; // snapshot.h: what it stands on
     bool named; // perhaps it uses named volumes
     bool retired;
@@ -39,12 +41,14 @@ struct oci {
     struct runtime base;
     struct oci_settings settings; // defaults filled in
     char dir_path[OCI_PATH_SIZE], run_path[OCI_PATH_SIZE], root_path[OCI_PATH_SIZE],
-        state_path[OCI_PATH_SIZE];
+        state_path[OCI_PATH_SIZE], sandboxes_path[OCI_PATH_SIZE + 16];
     int layers, layer_refs; // snapshot.h
     int volumes;            // volume/named.h
     pthread_mutex_t volume_lock;
     int dir, sandboxes, trash, state; // <state_dir>/oci, below it; the OCI runtime's --root
-    struct cgroups cgroups;
+    struct cgroups cgroups, egress_groups;
+    struct egress_program egress;
+    struct keeper *keeper;
     struct launcher launcher;
     struct bundle_template *bundle;
     struct image_store *images;

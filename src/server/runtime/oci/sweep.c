@@ -99,6 +99,7 @@ static void take_census(struct oci *o, struct census *c) {
     note_entries(c, o->sandboxes);
     note_entries(c, o->state);
     (void)cgroups_each(&o->cgroups, note, c);
+    (void)cgroups_each(&o->egress_groups, note, c);
     (void)network_each(o->network, note, c);
 }
 

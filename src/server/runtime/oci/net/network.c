@@ -461,3 +461,7 @@ void network_free(struct network *n, enum network_end end) {
 const char *network_resolv_conf(const struct network *n) {
     return n->resolv_conf;
 }
+
+const char *network_resolvers(const struct network *n) {
+    return n->resolvers;
+}

@@ -49,5 +49,6 @@ int network_each(struct network *n, int (*each)(const char *id, void *arg), void
 int network_sweep(struct network *n, bool (*live)(const char *id, void *arg), void *arg,
                   struct error *err);
 const char *network_resolv_conf(const struct network *n);
+const char *network_resolvers(const struct network *n); // the same ones: "192.0.2.1, 192.0.2.2"
 
 #endif
