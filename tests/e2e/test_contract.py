@@ -127,6 +127,7 @@ SANDBOX = "/v1/sandboxes/{sandbox_id}"
 BODY = {"image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "resourceLimits": {"cpu": "1", "memory": "256Mi"}, "timeout": 600}
 CAPACITY = {"bufferMin": 0, "bufferMax": 1, "poolMin": 0, "poolMax": 1}
 TEXT = {"raw": b"{\"name\": \"\xff\"}", "headers": {"Content-Type": "application/json"}}  # not UTF-8
+TOO_LARGE = {"egress": [{"action": "allow", "target": f"n{i}.test"} for i in range(4097)]}
 MANY = "?" + "&".join(f"a{i}=1" for i in range(5000))
 
 
@@ -161,6 +162,8 @@ def create_examples(x):
     x("POST", "/v1/sandboxes", **TEXT)
     x("POST", "/v1/sandboxes", body={})
     create("SANDBOX::INVALID_PARAMETER", lifecycle={})
+    if x.kind == "oci":  # docker has no sidecar's image here
+        create("SANDBOX::POLICY_TOO_LARGE", networkPolicy=TOO_LARGE)
     create("SANDBOX::API_NOT_SUPPORTED", image=None, entrypoint=None, resourceLimits=None, templateId="t")
     create("SANDBOX::INVALID_METADATA_LABEL", metadata={"a b": "c"})
     create("POOL::NOT_FOUND", extensions={"poolRef": "none"})
@@ -304,6 +307,8 @@ def pool_examples(x):
     bad = [{"lifecycle": {}}, {"metadata": {"a b": "c"}}, {"entrypoint": [""]}, {"volumes": volume() + volume(mountPath="/b")},
            {"volumes": volume(mountPath="/proc")}, {"volumes": volume(subPath="..")}, {"volumes": volume(host={"path": volumes + "/../x"})},
            {"volumes": volume(host={"path": "/etc"})}, {"volumes": volume(host=None, ossfs={"bucket": "A_B", "endpoint": "x", "accessKeyId": "a", "accessKeySecret": "b"})}]
+    if x.kind == "oci":
+        bad.append({"networkPolicy": TOO_LARGE})
     assert create().status == 201
     assert create().json()["code"] == "POOL::ALREADY_EXISTS"
     for template in [{"image": BODY["image"], **b} for b in bad]:
@@ -428,7 +433,7 @@ UNSEEN = {
 }
 OSSFS = {"VOLUME::INVALID_OSSFS_" + x for x in ("BUCKET", "ENDPOINT", "OPTION", "CREDENTIALS")}
 OF_ONE = {"oci": {"%::SANDBOX_IMAGE_PULL_FAILED", *OSSFS},
-          "docker": {"%::IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED", "VOLUME::UNSUPPORTED_BACKEND", *OSSFS}}
+          "docker": {"SANDBOX::POLICY_TOO_LARGE", "%::IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED", "VOLUME::UNSUPPORTED_BACKEND", *OSSFS}}
 UNSEEN_VALUES = {"Pending", "Pausing", "Resuming", "Stopping", "Deleting", "Failed", "url"}
 REQUESTS = {"CreateSandboxRequest", "ImageRequest", "NetworkPolicy", "Volume", "MetadataPatch", "Renewal", "CreateSnapshotRequest",
             "CreatePoolRequest", "UpdatePoolRequest", "ClientEvent"}

@@ -20,7 +20,7 @@ REFUSED = [
 ]
 
 
-UNBUILT = ("networkPolicy", "credentialProxy", "lifecycle")  # of a create: refused, then left out
+UNBUILT = ("credentialProxy", "lifecycle")  # of a create: refused, then left out
 
 
 class Replay:

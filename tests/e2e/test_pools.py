@@ -93,7 +93,7 @@ def test_bad_bodies(server, name, template, capacity, loc):
 
 
 def test_refused_templates(server):
-    for extra in ({"networkPolicy": {"defaultAction": "deny"}}, {"resourceLimits": {"cpu": "x"}}, {"image": {"uri": harness.IMAGE, "auth": {
+    for extra in ({"networkPolicy": {"defaultAction": "maybe"}}, {"resourceLimits": {"cpu": "x"}}, {"image": {"uri": harness.IMAGE, "auth": {
             "username": "u", "password": "secret"}}}, {"env": {"EXECD_ACCESS_TOKEN_SHA256": "x"}}, {"extensions": {"poolRef": "other"}}):
         r = server.request("POST", "/v1/pools", {"name": "p", "template": {**TEMPLATE, **extra}, "capacitySpec": CAPACITY})
         assert r.status == 400 and r.json()["code"] == "SANDBOX::INVALID_PARAMETER" and "secret" not in r.body.decode(), r
