@@ -16,6 +16,7 @@
 #include "execd/execd.h"
 #include "execd/init.h"
 #include "execd/options.h"
+#include "execd/orphans.h"
 #include "execd/routes.h"
 #include "fmt/json.h"
 #include "io/signals.h"
@@ -32,6 +33,7 @@ enum {
 
 struct program {
     struct execd e;
+    struct orphans orphans;
     struct options options;
     struct arena arena;
     struct signal_watch stop[2]; // plain mode
@@ -100,7 +102,10 @@ static int start_base(struct program *p, struct error *err) {
     e->scratch = malloc(EXECD_SCRATCH);
     if (!e->scratch)
         return error_set(err, ENOMEM, "out of memory");
-    return loop_init(&e->loop, err) < 0 ? -1 : reaper_start(&e->reaper, &e->loop, err);
+    if (loop_init(&e->loop, err) < 0)
+        return -1;
+    reaper_start(&e->reaper, &e->loop);
+    return 0;
 }
 
 static int start_rooms(struct program *p, struct error *err) {
@@ -248,6 +253,18 @@ static int dump_environment(void) {
     return 0;
 }
 
+static int serve(void *arg) {
+    struct program *p = arg;
+    struct error err = {0};
+    if (start(p, &err) < 0) {
+        log_error("%s", err.message);
+        init_last_words(p->options.handoff < 0 ? -1 : p->options.handoff + 2, err.message);
+        return 1;
+    }
+    loop_run(&p->e.loop);
+    return finish(p);
+}
+
 int main(int argc, char **argv) {
     static struct program p; // zeroed, and not on the stack
     struct error err = {0};
@@ -263,11 +280,5 @@ int main(int argc, char **argv) {
         options_usage(p.options.help ? 1 : 2);
         return p.options.help ? 0 : USAGE;
     }
-    if (start(&p, &err) < 0) {
-        log_error("%s", err.message);
-        init_last_words(p.options.handoff < 0 ? -1 : p.options.handoff + 2, err.message);
-        return 1;
-    }
-    loop_run(&p.e.loop);
-    return finish(&p);
+    return orphans_run(&p.orphans, serve, &p);
 }

@@ -14,6 +14,7 @@
 #include "base/parse.h"
 #include "execd/execd.h"
 #include "execd/files/account.h"
+#include "io/stream.h"
 
 enum { OOM_SCORE_RAISE = 300, SCORE_PATH = 64 };
 #ifndef PIDFD_SIGNAL_PROCESS_GROUP
@@ -22,79 +23,87 @@ enum { OOM_SCORE_RAISE = 300, SCORE_PATH = 64 };
 
 // ---- the reaper ----
 
-static struct list *bucket(struct reaper *r, pid_t pid) {
-    return &r->known[(unsigned)pid % REAPER_BUCKETS];
+struct child {
+    struct list node;
+    struct reaper *reaper;
+    struct process *owner; // NULL: forgotten
+    struct stream *end;    // a pidfd
+    pid_t pid;
+};
+
+static void drop_child(struct child *c) {
+    list_remove(&c->node);
+    stream_close(c->end);
+    free(c);
 }
 
-static struct process *find(struct reaper *r, pid_t pid) {
-    LIST_EACH(bucket(r, pid), node) {
-        struct process *p = LIST_ENTRY(node, struct process, node);
-        if (p->pid == pid)
-            return p;
-    }
-    return NULL;
-}
-
-// One child that has ended, if any. __WNOTHREAD: not those that a worker thread waits for itself.
-static bool reap_one(struct reaper *r) {
+static void on_end(struct stream *s, unsigned events, void *arg) {
+    struct child *c = arg;
+    struct reaper *r = c->reaper;
+    struct process *p = c->owner;
     siginfo_t info = {.si_pid = 0};
-    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | __WNOTHREAD) < 0 || !info.si_pid)
-        return false;
-    struct process *p = find(r, info.si_pid);
-    if (!p) {
-        r->orphans++;
-        return true;
-    }
+    (void)s;
+    (void)events;
+    if (waitid(P_PID, (id_t)c->pid, &info, WEXITED | WNOHANG) < 0 || !info.si_pid)
+        return;
     struct exit_status status = {.code = -1};
     *(info.si_code == CLD_EXITED ? &status.code : &status.signal) = info.si_status;
-    list_remove(&p->node);
+    drop_child(c);
+    if (!p)
+        return;
+    p->child = NULL;
     r->running--;
     if (p->ended)
         p->ended(p, status);
     if (!r->running && r->quiet)
         r->quiet(r);
-    return true;
 }
 
-static void reap(struct reaper *r) {
-    for (int i = 0; i < REAPER_BATCH; i++)
-        if (!reap_one(r))
-            return;
-    if (!r->again.node.next)
-        loop_defer(r->loop, &r->again);
-}
-
-static void on_again(struct loop_task *task) {
-    reap(CONTAINER_OF(task, struct reaper, again));
-}
-
-static void on_child(struct signal_watch *w, int number) {
-    (void)number;
-    reap(CONTAINER_OF(w, struct reaper, child));
-}
-
-int reaper_start(struct reaper *r, struct loop *l, struct error *err) {
-    *r = (struct reaper){.loop = l, .again.run = on_again};
-    for (size_t i = 0; i < REAPER_BUCKETS; i++)
-        list_init(&r->known[i]);
+void reaper_start(struct reaper *r, struct loop *l) {
+    *r = (struct reaper){.loop = l};
+    list_init(&r->children);
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1); // PID 1 is one anyway; without it orphans go elsewhere
-    return signal_watch_start(l, &r->child, SIGCHLD, on_child) < 0
-               ? error_errno(err, errno, "watch for children")
-               : 0;
 }
 
 void reaper_signal(struct reaper *r, int signal_number) {
-    for (size_t i = 0; i < REAPER_BUCKETS; i++)
-        LIST_EACH(&r->known[i], node)
-    process_kill_group(LIST_ENTRY(node, struct process, node), signal_number);
+    LIST_EACH(&r->children, node) {
+        const struct child *c = LIST_ENTRY(node, struct child, node);
+        if (c->owner)
+            process_kill_group(c->owner, signal_number);
+    }
 }
 
 void reaper_stop(struct reaper *r) {
-    signal_watch_stop(&r->child);
-    loop_cancel(r->loop, &r->again);
+    LIST_EACH(&r->children, node)
+    drop_child(LIST_ENTRY(node, struct child, node));
 }
 
 // ---- children ----
+
+static int watch_child(struct reaper *r, struct process *p, int pidfd) {
+    struct child *c = calloc(1, sizeof *c);
+    if (!c) {
+        (void)close(pidfd);
+        errno = ENOMEM;
+        return -1;
+    }
+    c->end = stream_open(r->loop, pidfd, on_end, c);
+    if (!c->end) {
+        int why = errno;
+        free(c);
+        errno = why;
+        return -1;
+    }
+    c->reaper = r;
+    c->owner = p;
+    c->pid = p->pid;
+    stream_want(c->end, STREAM_READABLE);
+    list_push_back(&r->children, &c->node);
+    p->reaper = r;
+    p->child = c;
+    r->running++;
+    return 0;
+}
 
 int process_start(struct execd *e, struct process *p, const struct spawn *s, struct error *err) {
     char path[SCORE_PATH], score[8];
@@ -102,13 +111,15 @@ int process_start(struct execd *e, struct process *p, const struct spawn *s, str
     int pidfd = -1;
     if (spawn_start(s, &p->pid, &pidfd, err) < 0)
         return -1;
-    (void)close(pidfd); // the number is ours until we reap it
+    if (watch_child(&e->reaper, p, pidfd) < 0) {
+        int why = errno;
+        (void)kill(p->pid, SIGKILL);
+        (void)waitpid(p->pid, NULL, 0);
+        return error_errno(err, why, "watch for the end of a process");
+    }
     (void)snprintf(path, sizeof path, "/proc/%d/oom_score_adj", p->pid);
     (void)snprintf(score, sizeof score, "%d", OOM_SCORE_RAISE);
     (void)fd_write_text(AT_FDCWD, path, score, &ignored); // without /proc it is not raised
-    p->reaper = &e->reaper;
-    list_push_back(bucket(p->reaper, p->pid), &p->node);
-    p->reaper->running++;
     return 0;
 }
 
@@ -120,7 +131,8 @@ void process_kill_group(const struct process *p, int signal_number) {
 void process_forget(struct process *p) {
     if (!process_running(p))
         return;
-    list_remove(&p->node);
+    p->child->owner = NULL;
+    p->child = NULL;
     p->reaper->running--;
 }
 

@@ -1,7 +1,7 @@
 // Children of execd: how they are made (environment, directory, user, shell) and how their end is
-// learnt. One reaper for all of them and for orphans, since execd is PID 1 or a subreaper: it waits
-// with __WNOTHREAD, so children that a worker thread makes by io/spawn stay that worker's to wait
-// for. Loop thread, unless stated.
+// learnt: by a pidfd each, so that nothing waits for a lock of the kernel while strangers end.
+// Orphans are reaped by another thread (orphans.h), what a worker spawns by that worker. Loop
+// thread, unless stated.
 #ifndef EXECD_PROCESS_H
 #define EXECD_PROCESS_H
 
@@ -16,11 +16,9 @@
 
 struct execd;
 
-enum { REAPER_BUCKETS = 256, REAPER_BATCH = 32 };
-
 // Embedded by its owner, who must process_forget() it before the memory goes.
 struct process {
-    struct list node; // in the reaper, while it runs
+    struct child *child; // of the reaper, while it runs
     struct reaper *reaper;
     pid_t pid; // also its process group when started with SPAWN_NEW_GROUP or _SESSION
     void (*ended)(struct process *p,
@@ -29,14 +27,11 @@ struct process {
 
 struct reaper {
     struct loop *loop;
-    struct list known[REAPER_BUCKETS]; // struct process by pid
-    struct signal_watch child;         // SIGCHLD
-    struct loop_task again;            // the rest of a long batch, so that requests get their turn
-    uint64_t orphans;                  // reaped that nobody knew
-    unsigned running;                  // known ones
-    void (*quiet)(struct reaper *r);   // the last known one was reaped; may be NULL
+    struct list children;            // struct child: those that run, the forgotten ones too
+    unsigned running;                // not forgotten ones
+    void (*quiet)(struct reaper *r); // the last of these was reaped; may be NULL
 };
-int reaper_start(struct reaper *r, struct loop *l, struct error *err);
+void reaper_start(struct reaper *r, struct loop *l);
 void reaper_stop(struct reaper *r);
 void reaper_signal(struct reaper *r, int signal_number); // to the groups of all known ones
 
@@ -44,7 +39,7 @@ void reaper_signal(struct reaper *r, int signal_number); // to the groups of all
 // exec, so that the kernel prefers it to execd. err as of spawn_start().
 int process_start(struct execd *e, struct process *p, const struct spawn *s, struct error *err);
 static inline bool process_running(const struct process *p) {
-    return p->node.next != NULL;
+    return p->child != NULL;
 }
 // To the whole group while its leader is not reaped; nothing otherwise (E6: children of a finished
 // command live on).

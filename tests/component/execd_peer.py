@@ -202,7 +202,8 @@ class Execd:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def children(self):
-        return [int(p) for p in self.proc(f"task/{self.pid}/children").split()]
+        """Of all its threads: orphans belong to the first one, commands to the loop's."""
+        return [int(p) for t in os.listdir(f"/proc/{self.pid}/task") for p in self.proc(f"task/{t}/children").split()]
 
     def zombies(self):
         def state(p):

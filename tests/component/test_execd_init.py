@@ -161,7 +161,8 @@ def test_start_takes_two_milliseconds():
 
 ORPHANS = """
 import os, sys
-for _ in range(1000):
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+for _ in range(10000):
     if os.fork() == 0:
         os._exit(0)
 print("ready", flush=True)
@@ -173,14 +174,14 @@ os._exit(0)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.bare
 def test_pid_1_reaps_ten_thousand_orphans_while_it_answers():
-    """10,000 orphans, a thousand at one moment: while that many change their parent the kernel holds the lock that waiting for
-    a child needs, 1 ms for each thousand. The best of four runs counts: the machine is shared with other work."""
-    def thousand(e, c):
+    """10,000 orphans at one moment: the kernel takes some 10 ms to give them a new parent, its processor deaf meanwhile, so they
+    come from one that both ends can leave. The machine is shared: both ends run before other work, the best of six runs counts."""
+    def run(e, c):
         gate = str(e.tmp / "gate")
         if not os.path.exists(gate):
             os.mkfifo(gate)
         command = e.background(["python3", "-c", ORPHANS, gate])
-        wait_until(lambda: e.logs(command).body == b"ready\n", "1,000 zombies", 60)
+        wait_until(lambda: e.logs(command).body == b"ready\n", "10,000 zombies", 60)
         os.close(os.open(gate, os.O_WRONLY))
         slowest, running, after = 0.0, True, 0
         while after < 20:
@@ -189,12 +190,16 @@ def test_pid_1_reaps_ten_thousand_orphans_while_it_answers():
             after += not running and not e.children()
         assert e.zombies() == []
         return slowest
-    with init(pid1=True) as e:
+    with init(pid1=True, wrap=("nice", "-n", "-15")) as e:
         wait_until(lambda: e.request("GET", "/ping").status == 200, "the first answer")
         c = e.connection()
-        slowest = []
-        while len(slowest) < 4 and min(slowest, default=5) >= 5:
-            slowest.append(max(thousand(e, c) for _ in range(10)))
+        slowest, usual = [], os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+        try:
+            while len(slowest) < 6 and min(slowest, default=5) >= 5:
+                slowest.append(run(e, c))
+        finally:
+            os.setpriority(os.PRIO_PROCESS, 0, usual)
         print("slowest ping while 10,000 orphans are reaped: " + ", ".join(f"{s:.2f}" for s in slowest) + " ms")
         assert min(slowest) < 5
 
