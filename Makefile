@@ -99,8 +99,8 @@ defects: deps-test build-test ## the tests of docs/runtimes.md's table of the re
 	@$(BUILD)/test/tests/unit/server/test-docker-runtime >/dev/null
 	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py $(ARGS)
 
-images: build ## our execd image, into the engine of DOCKER_HOST
-	@tools/images.sh $(BUILD)/release/src/execd/execd
+images: build ## our execd and egress images, into the engine of DOCKER_HOST
+	@packaging/images/build.sh $(BUILD)/release/src/execd/execd $(BUILD)/release/src/egress/egress
 
 bench-docker: deps-test build ## create on dockerd beside the engine's own create and start
 	@python3 bench/docker.py

@@ -13,6 +13,7 @@
 #include "base/parse.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/sidecar/sidecar.h"
 #include "server/runtime/ends.h"
 
 enum { LINE_MAX_BYTES = 1024 * 1024, PAUSE_MIN_MS = 50, PAUSE_MAX_MS = 1000 };
@@ -104,11 +105,28 @@ static bool is_one_of(const char *word, const char *const *list) {
     return false;
 }
 
+// A sandbox whose sidecar has ended has no network any more. Not while one of both is removed.
+static int check_sidecar(struct docker_events *e, const char *id) {
+    struct docker *d = e->docker;
+    struct error err;
+    cleanup_json json_t *sidecar = NULL;
+    (void)pthread_mutex_lock(&d->lock);
+    const struct box *b = map_get(&d->boxes, id);
+    bool live = b && b->policy && b->running && !b->ended;
+    (void)pthread_mutex_unlock(&d->lock);
+    if (!live || docker_sidecar_inspect(d, id, &sidecar, &err) == 0)
+        return 0;
+    return err.kind == ENOENT && docker_sidecar_lost(d, id, &err) == 0 ? 0 : -1;
+}
+
 static int on_container(struct docker_events *e, const char *action, const json_t *attributes) {
     static const char *const looks[] = {"die",   "died",    "destroy", "remove",  "oom",
                                         "pause", "unpause", "kill",    "cleanup", NULL};
     const char *id = json_string_value(json_object_get(attributes, LABEL_ID));
-    return id && is_one_of(action, looks) ? look_at(e, id, attributes) : 0;
+    if (!id || !is_one_of(action, looks))
+        return 0;
+    return json_object_get(attributes, LABEL_SIDECAR_FOR) ? check_sidecar(e, id)
+                                                          : look_at(e, id, attributes);
 }
 
 static int on_event(struct docker_events *e, const json_t *event) {
@@ -177,8 +195,8 @@ static int look_at_all(struct docker_events *e) {
         const struct box *b = map_get(&d->boxes, ids.items[i]);
         bool running = b && b->running;
         (void)pthread_mutex_unlock(&d->lock);
-        if (running)
-            r = look_at(e, ids.items[i], NULL);
+        if (running && !(r = look_at(e, ids.items[i], NULL)))
+            r = check_sidecar(e, ids.items[i]);
     }
     free(ids.items);
     docker_image_forget(d);
