@@ -1,5 +1,7 @@
 // The body of a container's create: a sandbox in the engine's words (docker-runtime.md 1.4 to 1.7,
 // compat-1.1.1.md D3).
+#include "server/runtime/docker/container.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,7 +10,6 @@
 #include "base/clock.h"
 #include "fmt/json.h"
 #include "server/errors.h"
-#include "server/runtime/docker/internal.h"
 
 enum { NANOS_PER_MILLI = 1000000 };
 

@@ -150,7 +150,7 @@ int docker_ask(struct docker *d, const struct box *b, unsigned port, const char 
                struct error *err) {
     struct strbuf body cleanup_strbuf;
     unsigned status = 0;
-    int fd;
+    int fd = -1;
     strbuf_init(&body, ANSWER_MAX);
     if (docker_dial_box(d, b, port, &fd, err))
         return 0;

@@ -92,20 +92,6 @@ int docker_sandbox_retire(struct docker *d, const char *id, struct error *err);
 int docker_container_logs(struct docker *d, const char *container, const char *query,
                           struct strbuf *ret, struct error *err);
 
-// ---- container.c: the body of a create ----
-struct container_place {
-    unsigned host_port;              // of execd on the host's network
-    char sidecar[CONTAINER_ID_SIZE]; // whose network it joins; "" none
-    const struct box *published;     // where the sidecar has execd's port; NULL: no sidecar
-};
-// image: what the engine calls it; inherited: of docker_image_inherited().
-json_t *docker_container_body(struct docker *d, const struct provision_request *q,
-                              const char *image, const json_t *inherited, json_t *binds,
-                              const struct container_place *place, struct error *err);
-json_t *docker_log_config(const struct docker *d); // bounded
-json_t *docker_owner_labels(const struct docker *d,
-                            const char *id); // of everything that a sandbox has on the engine
-
 // ---- provision.c ----
 int docker_provision(struct docker *d, const struct provision_request *q,
                      struct provision_result *ret, struct error *err);

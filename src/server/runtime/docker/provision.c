@@ -12,7 +12,7 @@
 #include "fmt/json.h"
 #include "io/stream.h"
 #include "server/errors.h"
-#include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/container.h"
 #include "server/runtime/docker/sidecar/sidecar.h"
 
 #define EXECD_BEGAN "listening on port" // of its log (execd/main.c)

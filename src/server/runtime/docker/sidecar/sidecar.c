@@ -12,6 +12,7 @@
 #include "fmt/json.h"
 #include "fmt/tar.h"
 #include "server/errors.h"
+#include "server/runtime/docker/container.h"
 #include "server/runtime/docker/sidecar/servers.h"
 
 #define POLICY_DIR  "/var/egress" // of our image
