@@ -133,6 +133,14 @@ class Engine:
         assert self.call("GET", f"/images/{harness.IMAGE}/json")[0] == 200, done.stdout
 
 
+    def build_images(self):
+        """What `make images` builds, of the programs under test."""
+        build = harness.BUILD / "test/src"
+        done = subprocess.run([str(harness.ROOT / "packaging/images/build.sh"), str(build / "execd/execd"), str(build / "egress/egress")],
+                              env=dict(os.environ, DOCKER_HOST=self.host), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 class Dockerd(Engine):
     name = "dockerd"
 
@@ -169,9 +177,10 @@ class Podman(Engine):
         return dict(os.environ, CONTAINERS_CONF=f"{self.dir}/containers.conf")
 
 
-def docker_server(engine, **docker):
-    """A server on an engine; sections as keyword arguments of [docker]."""
-    return harness.Server(config={"runtime": {"type": "docker"}, "docker": docker}, env={"DOCKER_HOST": engine.host})
+def docker_server(engine, egress=None, **docker):
+    """A server on an engine; keyword arguments are of [docker], egress those of [egress]."""
+    return harness.Server(config={"runtime": {"type": "docker"}, "docker": docker, **({"egress": egress} if egress else {})},
+                          env={"DOCKER_HOST": engine.host})
 
 
 __all__ = ["Engine", "Dockerd", "Podman", "docker_server"]
