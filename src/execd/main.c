@@ -132,7 +132,6 @@ static int start_server(struct program *p, struct error *err) {
     int fd = listen_tcp("0.0.0.0", p->options.port, BACKLOG, err);
     if (fd >= 0 && !http_server_listen(e->http, fd, err)) {
         e->port = http_server_port(e->http);
-        log_info("listening on port %u", e->port);
         return 0;
     }
     if (p->options.handoff < 0)
@@ -215,9 +214,11 @@ static int start(struct program *p, struct error *err) {
     start_log(p->options.log_level);
     if (prepare(p, err) < 0 || start_base(p, err) < 0 || start_rooms(p, err) < 0)
         return -1;
-    if (start_server(p, err) < 0)
+    if (start_server(p, err) < 0 || start_init(p, err) < 0)
         return -1;
-    return start_init(p, err); // last: who answers can already be asked
+    if (p->e.port) // last: who reads it knows that the entrypoint has begun (docker/provision.c)
+        log_info("listening on port %u", p->e.port);
+    return 0;
 }
 
 static int finish(struct program *p) {

@@ -182,8 +182,7 @@ def create_examples(x):
         for code, bad in {"BUCKET": {"bucket": "A_B"}, "ENDPOINT": {"endpoint": "a b"}, "OPTION": {"options": ["passwd_file=/etc/passwd"]}}.items():
             create("VOLUME::INVALID_OSSFS_" + code, volumes=volume(ossfs={**bucket, **bad}))
     create("VOLUME::PVC_NOT_FOUND", volumes=volume(pvc={"claimName": "none", "createIfNotExists": False}))
-    if x.kind == "oci":  # the docker runtime's execd answers before it finds out
-        create("%::SANDBOX_START_FAILED", entrypoint=["/no/such/program"])
+    create("%::SANDBOX_START_FAILED", entrypoint=["/no/such/program"])
     create("%::SANDBOX_IMAGE_PULL_FAILED" if x.kind == "docker" else "%::IMAGE_PULL_FAILED", image={"uri": "127.0.0.1:1/none:x"})
     full = {**BODY, "platform": {"os": "linux", "arch": "amd64"}, "metadata": {"team": "blue"},
             "extensions": {"opensandbox.extensions.a": "b"}}
@@ -433,7 +432,7 @@ UNSEEN = {
 }
 OSSFS = {"VOLUME::INVALID_OSSFS_" + x for x in ("BUCKET", "ENDPOINT", "OPTION", "CREDENTIALS")}
 OF_ONE = {"oci": {"%::SANDBOX_IMAGE_PULL_FAILED", *OSSFS},
-          "docker": {"SANDBOX::POLICY_TOO_LARGE", "%::IMAGE_PULL_FAILED", "%::SANDBOX_START_FAILED", "VOLUME::UNSUPPORTED_BACKEND", *OSSFS}}
+          "docker": {"SANDBOX::POLICY_TOO_LARGE", "%::IMAGE_PULL_FAILED", "VOLUME::UNSUPPORTED_BACKEND", *OSSFS}}
 UNSEEN_VALUES = {"Pending", "Pausing", "Resuming", "Stopping", "Deleting", "Failed", "url"}
 REQUESTS = {"CreateSandboxRequest", "ImageRequest", "NetworkPolicy", "Volume", "MetadataPatch", "Renewal", "CreateSnapshotRequest",
             "CreatePoolRequest", "UpdatePoolRequest", "ClientEvent"}
