@@ -137,7 +137,7 @@ static int run_command(const char *config_path, int argc, char **argv,
     else if (config_check(c, &err) < 0)
         rc = fail(EXIT_CONFIG, &err);
     else if (strcmp(name, "doctor") == 0)
-        rc = doctor_run(c, stdout) ? EXIT_CONFIG : EXIT_DONE;
+        rc = doctor_run(c, commands->ask_engine, stdout) ? EXIT_CONFIG : EXIT_DONE;
     else if (strcmp(name, "image") == 0)
         rc = commands->image(c, argc, argv);
     else if (strcmp(name, "adopt") == 0)

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "server/config.h"
+#include "server/doctor.h"
 
 enum exit_code { EXIT_DONE = 0, EXIT_CONFIG = 1, EXIT_USAGE = 2, EXIT_START = 3 };
 
@@ -16,6 +17,7 @@ struct cli_commands {
     int (*serve)(const struct config *c);
     int (*image)(const struct config *c, int argc, char **argv); // argv[0] is "image"
     int (*adopt)(const struct config *c, int argc, char **argv); // argv[0] is "adopt"
+    doctor_ask_fn *ask_engine;
 };
 int cli_run(int argc, char **argv, const struct cli_commands *commands);
 

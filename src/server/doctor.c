@@ -293,23 +293,57 @@ static bool concerns(const struct check *k, const struct config *c) {
     return !k->oci || strcasecmp(c->runtime, "oci") == 0;
 }
 
-unsigned doctor_run(const struct config *c, FILE *out) {
+static bool tell(FILE *out, const char *name, enum weight weight, bool ok,
+                 const struct finding *f) {
+    (void)fprintf(out, "%-5s %-17s %s\n",
+                  ok                 ? "ok"
+                  : weight == NEEDED ? "FAIL"
+                                     : "warn",
+                  name, f->text);
+    if (!ok)
+        (void)fprintf(out, "      %-17s remedy: %s\n", "", f->remedy);
+    return ok || weight != NEEDED;
+}
+
+// ---- the engine ----
+
+static unsigned tell_engine(const struct config *c, doctor_ask_fn *ask, FILE *out) {
+    const char *host = getenv("DOCKER_HOST");
+    struct doctor_engine e;
+    struct finding f = {0};
+    struct error err = {0};
+    bool best_effort = strcasecmp(c->limits, "best_effort") == 0;
+    if (ask(c, &e, &err)) {
+        FOUND(&f, "%.390s", err.message);
+        REMEDY(&f, "start the engine, or set DOCKER_HOST (now %.200s)", host ? host : "unset");
+        return !tell(out, "engine", NEEDED, false, &f);
+    }
+    FOUND(&f, "%s", e.name);
+    (void)tell(out, "engine", NEEDED, true, &f);
+    FOUND(&f, "%s",
+          e.limits      ? "memory, processor and processes can be limited"
+          : best_effort ? "sandboxes run without limits: the engine can set none"
+                        : "the engine cannot limit sandboxes: creates that ask for it are refused");
+    REMEDY(&f, "%s",
+           best_effort ? "run the engine as root, or on control groups v2"
+                       : "run the engine as root, or on control groups v2; or set docker.limits = "
+                         "\"best_effort\"");
+    unsigned failed = !tell(out, "limits", best_effort ? WANTED : NEEDED, e.limits, &f);
+    FOUND(&f, "%zu of another server", e.foreign);
+    REMEDY(&f, "they are left alone; `opensandbox-server adopt` takes them over");
+    return failed + !tell(out, "foreign sandboxes", WANTED, e.foreign == 0, &f);
+}
+
+unsigned doctor_run(const struct config *c, doctor_ask_fn *ask, FILE *out) {
     unsigned failed = 0;
     for (size_t i = 0; i < ARRAY_SIZE(checks); i++) {
         struct finding f = {0};
         if (!concerns(&checks[i], c))
             continue;
         bool ok = checks[i].ok(c, &f);
-        failed += !ok && checks[i].weight == NEEDED;
-        (void)fprintf(out, "%-5s %-17s %s\n",
-                      ok                           ? "ok"
-                      : checks[i].weight == NEEDED ? "FAIL"
-                                                   : "warn",
-                      checks[i].name, f.text);
-        if (!ok)
-            (void)fprintf(out, "      %-17s remedy: %s\n", "", f.remedy);
+        failed += !tell(out, checks[i].name, checks[i].weight, ok, &f);
     }
-    return failed;
+    return strcasecmp(c->runtime, "docker") == 0 ? failed + tell_engine(c, ask, out) : failed;
 }
 
 int doctor_start_check(const struct config *c, struct error *err) {

@@ -20,6 +20,7 @@
 #include "server/doctor.h"
 #include "server/image_cli.h"
 #include "server/runtime/docker/docker.h"
+#include "server/runtime/docker/inspect/examine.h"
 #include "server/runtime/oci/oci.h"
 #include "server/sandbox/renew/queue.h"
 
@@ -111,11 +112,6 @@ static struct docker_settings docker_settings(const struct config *c, const char
         .sandbox_env = (docker_list)c->sandbox_env,
         .sandbox_binds = (docker_list)c->sandbox_binds,
         .allowed_host_paths = (docker_list)c->allowed_host_paths,
-        .egress_image = c->egress_image && *c->egress_image ? c->egress_image : NULL,
-        .egress_dns = (docker_list)c->egress_dns,
-        .egress_names_only = strcmp(c->egress_mode, "dns") == 0,
-        .egress_disable_ipv6 = c->egress_disable_ipv6,
-        .egress_ready_ms = c->egress_readiness_s * 1000,
         .ossfs_root = c->ossfs_root,
         .limits = strcasecmp(c->limits, "best_effort") == 0 ? DOCKER_LIMITS_BEST_EFFORT
                                                             : DOCKER_LIMITS_ENFORCE,
@@ -147,6 +143,17 @@ static int adopt(const struct config *c, int argc, char **argv) {
         return adopt_cli(c, &engine, argc, argv);
     (void)fprintf(stderr, "opensandbox-server: adopt is for runtime.type = \"docker\"\n");
     return EXIT_CONFIG;
+}
+
+static int ask_engine(const struct config *c, struct doctor_engine *ret, struct error *err) {
+    const struct engine_settings engine = docker_engine_of_environment(c->api_timeout_s * 1000);
+    struct engine_examination found;
+    if (engine_examine(&engine, &found, err))
+        return -1;
+    ret->limits = found.limits;
+    ret->foreign = found.foreign;
+    (void)snprintf(ret->name, sizeof ret->name, "%s", found.name);
+    return 0;
 }
 
 // ---- the end ----
@@ -419,6 +426,7 @@ static int serve(const struct config *c) {
 }
 
 int main(int argc, char **argv) {
-    static const struct cli_commands commands = {.serve = serve, .image = image, .adopt = adopt};
+    static const struct cli_commands commands = {
+        .serve = serve, .image = image, .adopt = adopt, .ask_engine = ask_engine};
     return cli_run(argc, argv, &commands);
 }
