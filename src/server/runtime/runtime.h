@@ -105,7 +105,8 @@ struct runtime_ops {
     bool (*image_ready)(struct runtime *r, const struct image_request *q, struct image_info *ret);
     // A hint from the loop that a provision comes soon (oci-runtime.md 8.1). May be NULL.
     void (*expect)(struct runtime *r);
-    // Done when execd has answered. On failure nothing is left behind.
+    // Done when execd has answered. On failure nothing is left behind; with EHOSTDOWN nothing was
+    // even begun, since who would do it is not there: no destroy is needed.
     int (*provision)(struct runtime *r, const struct provision_request *q,
                      struct provision_result *ret, struct error *err);
     int (*destroy)(struct runtime *r, const char *id,

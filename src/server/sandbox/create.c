@@ -1,4 +1,5 @@
 // From an accepted request to a running sandbox (docs/architecture.md section 6).
+#include <errno.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -163,6 +164,7 @@ static int provision(struct operation *op, struct error *err) {
                                         .token_sha256_hex = t->token_sha256,
                                         .egress_token =
                                             t->spec->network_policy ? egress_token : NULL};
+    t->begun = true;
     return r->ops->provision(r, &q, &t->result, err);
 }
 
@@ -222,6 +224,7 @@ static void drop(struct create *t, struct sandbox *sb) {
 static void failed(struct create *t, struct sandbox *sb, const struct error *err) {
     struct domain *d = t->domain;
     t->error = *err;
+    sb->untouched = !t->taking && (!t->begun || err->kind == EHOSTDOWN);
     if (!t->error.code[0])
         (void)error_server(&t->error, ERR_R_SANDBOX_START_FAILED, "%s", err->message);
     if (d->freeing) { // the next start finds the record

@@ -12,6 +12,7 @@ struct create {
     bool promised;       // Pending was answered: a failure stays visible
     bool has_slot;
     bool in_store; // its record was committed
+    bool begun;    // the runtime was asked to make it
     bool taking;   // its sandbox comes out of a pool's stock
     int64_t asked_us;
     struct image_wait image_wait;

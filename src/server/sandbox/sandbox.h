@@ -43,6 +43,7 @@ struct sandbox {
     int64_t forget_us;  // an ended sandbox's record goes then; 0 while it lives
     struct runtime_phase phases[RUNTIME_PHASES_MAX]; // of its provisioning
     unsigned phase_count;
+    bool untouched;       // its create failed before the runtime had begun: nothing to destroy
     bool deleting;        // a delete was accepted: GET answers 404, the list does not show it
     struct error failure; // why provisioning failed, for endpoint look-ups of a Failed one
     void *upstreams;      // api/proxy.c: per-port upstreams; released through registry_on_release()

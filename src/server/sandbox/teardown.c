@@ -41,7 +41,7 @@ static int stopped(struct operation *op, struct error *err) {
 
 static int destroy(struct operation *op, struct error *err) {
     struct runtime *r = op->domain->settings.runtime;
-    return r->ops->destroy(r, op->id, err);
+    return op->sandbox->untouched ? 0 : r->ops->destroy(r, op->id, err);
 }
 
 static int delete_record(struct operation *op, struct error *err) {

@@ -202,7 +202,8 @@ static void an_engine_that_is_away(void **state) {
     (void)state;
     assert_non_null(e);
     assert_int_equal(engine_negotiate(e, &err), -1);
-    assert_int_equal(err.kind, ENOTCONN);
+    assert_int_equal(err.kind, EHOSTDOWN); // nothing was sent
+    assert_true(engine_is_away(&err));
     assert_string_equal(err.code, "DOCKER::UNAVAILABLE");
     assert_int_equal(err.status, 503);
     assert_non_null(strstr(err.message, "there-is-no-engine-here"));

@@ -250,8 +250,13 @@ static int unreachable(const struct talk *t, CURLcode code, struct error *err) {
                        : e->address.kind == ENGINE_ADDRESS_SSH ? e->target
                                                                : e->base,
                        t->wire->error[0] ? t->wire->error : curl_easy_strerror(code));
-    err->kind = ENOTCONN;
+    bool sent = code != CURLE_COULDNT_CONNECT && code != CURLE_COULDNT_RESOLVE_HOST;
+    err->kind = sent ? ENOTCONN : EHOSTDOWN;
     return -1;
+}
+
+bool engine_is_away(const struct error *err) {
+    return err->kind == ENOTCONN || err->kind == EHOSTDOWN;
 }
 
 static int finish(struct talk *t, CURLcode code, json_t **ret, struct error *err) {
@@ -343,7 +348,7 @@ int engine_do(struct engine *e, const struct engine_call *c, json_t **ret, struc
         return error_set(err, ENOMEM, "out of memory");
     strbuf_init(&t.body, ENGINE_REPLY_MAX);
     int r = talk(&t, ret, err);
-    wire_give(e, t.wire, r == 0 || (err->kind != ENOTCONN && err->kind != ECANCELED));
+    wire_give(e, t.wire, r == 0 || (!engine_is_away(err) && err->kind != ECANCELED));
     strbuf_free(&t.body);
     return r;
 }

@@ -52,13 +52,15 @@ void engine_free(struct engine *e); // NULL is fine
 int engine_negotiate(struct engine *e, struct error *err);
 
 // One call. 2xx and 304 are success; *ret (may be NULL) is the reply, NULL when it has no body.
-// err kinds: ENOTCONN with code DOCKER::UNAVAILABLE (no reply came), else by status: EINVAL 400,
+// err kinds: with code DOCKER::UNAVAILABLE EHOSTDOWN (there is no connection: nothing was sent) or
+// ENOTCONN (no reply came: who knows what was done), else by status: EINVAL 400,
 // EACCES 401 and 403, ENOENT 404, EBUSY 409, ENOTSUP 501, EIO others; the message is the engine's
 // own, without a code.
 int engine_do(struct engine *e, const struct engine_call *c, json_t **ret, struct error *err);
 int engine_get(struct engine *e, json_t **ret, struct error *err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+bool engine_is_away(const struct error *err); // EHOSTDOWN or ENOTCONN
 // A failure that is none, such as ENOENT of a removal: as if the call had worked.
 int engine_forgive(struct error *err);
 unsigned engine_api(const struct engine *e); // minor version settled on: 41 is 1.41

@@ -303,7 +303,7 @@ static int pull(struct docker *d, const struct image_request *q, struct error *e
     docker_auth_free(auth);
     if (!r && p.error[0])
         return pull_failed(q, p.error, EIO, err);
-    if (r && err->kind != ENOTCONN) {
+    if (r && !engine_is_away(err)) {
         struct error cause = *err;
         return pull_failed(q, cause.message, cause.kind, err);
     }

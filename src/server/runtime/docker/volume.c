@@ -12,7 +12,7 @@
 #include "fmt/json.h"
 #include "server/errors.h"
 #include "server/runtime/docker/adopt/adopt.h"
-#include "server/runtime/docker/container.h"
+#include "server/runtime/docker/internal.h"
 #include "server/runtime/docker/volume/ossfs.h"
 
 enum { PATH_SIZE = 4096 };
@@ -96,7 +96,7 @@ static int volume_path(const char *name, struct strbuf *path) {
 
 static int pvc_failed(const struct preparing *p, struct error *err) {
     struct error cause = *err;
-    if (cause.kind == ENOTCONN)
+    if (engine_is_away(&cause))
         return -1;
     return error_server(err, ERR_VOLUME_PVC_INSPECT_FAILED, "volume \"%s\": %.900s", p->v->name,
                         cause.message);
