@@ -86,21 +86,20 @@ test-clients: deps-test build-test ## official clients of every registry that an
 schemathesis: deps-test build-test ## generated requests from our own document; EXAMPLES=60 an operation, SEED=random
 	@$(BUILD)/venv/bin/python tests/checks/schemathesis_check.py $(or $(EXAMPLES),60) $(SEED)
 
-test-docker: deps-test build-test ## the docker runtime on a private dockerd
-	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py tests/e2e/test_adopt.py -k "not podman" $(ARGS)
+test-docker: deps-test build-test ## the docker runtime on a private dockerd, and the lifecycle and client tests of all runtimes on it
+	@python3 tools/check.py docker
 
-test-podman: deps-test build-test ## the same tests on a private Podman
-	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py -k podman $(ARGS)
+test-podman: deps-test build-test ## the same tests on a private Podman, with root and without
+	@python3 tools/check.py podman
 
-test-engine-restart: deps-test build-test ## an engine that is killed under load
-	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker_engine.py -k goes_away $(ARGS)
+test-engine-restart: deps-test build-test ## an engine that is killed and stopped ten times under load, with live restore and without
+	@python3 tools/check.py engine_restart
 
-defects: deps-test build-test ## the tests of docs/runtimes.md's table of the reference's defects
-	@$(BUILD)/test/tests/unit/server/test-docker-runtime >/dev/null
-	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_docker.py tests/e2e/test_docker_engine.py $(ARGS)
+defects: deps-test build-test ## the tests of docs/runtimes.md's table of the reference's defects, a line for each
+	@python3 tools/check.py defects
 
-images: build ## our execd and egress images, into the engine of DOCKER_HOST
-	@packaging/images/build.sh $(BUILD)/release/src/execd/execd $(BUILD)/release/src/egress/egress
+images: build ## our execd image, into the engine of DOCKER_HOST
+	@tools/images.sh $(BUILD)/release/src/execd/execd
 
 bench-docker: deps-test build ## create on dockerd beside the engine's own create and start
 	@python3 bench/docker.py

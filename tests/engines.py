@@ -6,6 +6,7 @@ and what Podman needs changed is changed in namespaces of its own.
 import json
 import os
 import pathlib
+import pwd
 import resource
 import socket
 import subprocess
@@ -17,13 +18,14 @@ import harness
 class Engine:
     """Base: a process that serves the Docker API on `socket`."""
     name = "?"
+    settings = {}  # [docker] of a server on it
 
     def __init__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="ose-", dir="/var/lib"))
         # in memory: the removal of an unpacked image from a busy disk takes longer than the tests
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=711", "tmpfs", str(self.dir)], check=True)
         self.socket = self.dir / "engine.sock"
-        self.process = None
+        self.process, self.served = None, False
 
     @property
     def host(self):
@@ -40,6 +42,7 @@ class Engine:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(),
                                             start_new_session=True)
         harness.wait_until(self.answers, f"{self.name} answers: {self.log()[-2000:]}", 60)
+        self.served = True
         return self
 
     def answers(self):
@@ -68,6 +71,8 @@ class Engine:
 
     def remove(self):
         try:
+            if self.served and self.process.poll() is not None:
+                self.start()  # nobody else takes its bridges away
             if self.process and self.process.poll() is None:
                 for c in self.containers():
                     self.call("DELETE", f"/containers/{c['Id']}?force=1&v=1")
@@ -133,20 +138,12 @@ class Engine:
         assert self.call("GET", f"/images/{harness.IMAGE}/json")[0] == 200, done.stdout
 
 
-    def build_images(self):
-        """What `make images` builds, of the programs under test."""
-        build = harness.BUILD / "test/src"
-        done = subprocess.run([str(harness.ROOT / "packaging/images/build.sh"), str(build / "execd/execd"), str(build / "egress/egress")],
-                              env=dict(os.environ, DOCKER_HOST=self.host), capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 class Dockerd(Engine):
     name = "dockerd"
 
-    def __init__(self, *options):
+    def __init__(self, *options, **config):
         super().__init__()
-        self.options = options
+        self.options, self.config = options, config
 
     def command(self):
         return ["dockerd", "--data-root", f"{self.dir}/data", "--exec-root", f"{self.dir}/exec", "--pidfile", f"{self.dir}/pid",
@@ -154,8 +151,14 @@ class Dockerd(Engine):
                 *self.options]
 
     def start(self):
-        (self.dir / "daemon.json").write_text("{}")
+        (self.dir / "daemon.json").write_text(json.dumps(self.config))
+        for pid in ("pid", "exec/containerd/containerd.pid"):  # of one that was killed: the number may be another's by now
+            (self.dir / pid).unlink(missing_ok=True)
         return super().start()
+
+
+# crun refuses hybrid control groups: it is to see version 1 alone
+HIDE_UNIFIED = "if [ -d /sys/fs/cgroup/unified ]; then mount -t tmpfs -o size=1m tmpfs /sys/fs/cgroup/unified; fi"
 
 
 class Podman(Engine):
@@ -168,19 +171,87 @@ class Podman(Engine):
                         '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
         serve = ["podman", "--root", f"{self.dir}/root", "--runroot", f"{self.dir}/run", "--tmpdir", f"{self.dir}/tmp",
                  "--storage-driver", "overlay", "--network-config-dir", f"{self.dir}/net", "system", "service", "--time", "0", self.host]
-        # crun refuses hybrid control groups: it is to see v1 alone; and the firewall rules go with the network that they are in
-        return ["unshare", "-m", "-n", "sh", "-c",
-                'ip link set lo up; if [ -d /sys/fs/cgroup/unified ]; then mount -t tmpfs -o size=1m tmpfs /sys/fs/cgroup/unified; fi; exec "$@"',
-                "sh", *serve]
+        # the firewall rules go with the network that they are in
+        return ["unshare", "-m", "-n", "sh", "-c", f'ip link set lo up; {HIDE_UNIFIED}; exec "$@"', "sh", *serve]
 
     def environment(self):
         return dict(os.environ, CONTAINERS_CONF=f"{self.dir}/containers.conf")
 
 
-def docker_server(engine, egress=None, **docker):
-    """A server on an engine; keyword arguments are of [docker], egress those of [egress]."""
-    return harness.Server(config={"runtime": {"type": "docker"}, "docker": docker, **({"egress": egress} if egress else {})},
-                          env={"DOCKER_HOST": engine.host})
+class RootlessPodman(Podman):
+    """Podman as a user of its own, made for it and removed with it."""
+    name = "podman-rootless"
+    settings = {"limits": "best_effort"}  # without root, control groups of version 1 limit nothing
+    TUN = pathlib.Path("/dev/net/tun")  # slirp4netns opens it as that user
+
+    def __init__(self):
+        super().__init__()
+        self.user = f"ose{os.getpid()}"
+        self.home = self.dir / "home"
+        self.socket = self.home / "engine.sock"
+        subprocess.run(["useradd", "--no-create-home", "--home-dir", str(self.home), "--shell", "/bin/sh", self.user], check=True)
+        first = 200000 + os.getpid() % 10000 * 65536
+        subprocess.run(["usermod", "--add-subuids", f"{first}-{first + 65535}", "--add-subgids", f"{first}-{first + 65535}", self.user], check=True)
+        self.uid = pwd.getpwnam(self.user).pw_uid
+        self.home.mkdir()
+        os.chown(self.home, self.uid, self.uid)
+        self.tun_mode = self.TUN.stat().st_mode
+        self.TUN.chmod(0o666)
+
+    def command(self):
+        conf = self.home / "containers.conf"
+        conf.write_text('[containers]\ndefault_ulimits = ["nofile=1024:20000", "nproc=4096:4096"]\n'
+                        '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
+        serve = ["podman", "--root", f"{self.home}/root", "--runroot", f"{self.home}/run", "--tmpdir", f"{self.home}/tmp",
+                 "--storage-driver", "vfs", "--network-config-dir", f"{self.home}/net", "system", "service", "--time", "0", self.host]
+        return ["unshare", "-m", "sh", "-c", f'{HIDE_UNIFIED}; exec setpriv --reuid {self.uid} --regid {self.uid} --clear-groups "$@"', "sh", *serve]
+
+    def environment(self):
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.home), "CONTAINERS_CONF": f"{self.home}/containers.conf"}
+
+    def end_shims(self):
+        """All of the user's processes: that of the pause, network helpers, and what they watched."""
+        for path in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if path.stat().st_uid == self.uid or f"\nUid:\t{self.uid}\t" in (path / "status").read_text():
+                    os.kill(int(path.name), 9)
+            except OSError:
+                pass  # it has ended meanwhile
+        super().end_shims()
+
+    def remove(self):
+        try:
+            super().remove()
+        finally:
+            self.TUN.chmod(self.tun_mode)
+            subprocess.run(["userdel", self.user], check=False)
 
 
-__all__ = ["Engine", "Dockerd", "Podman", "docker_server"]
+class OnEngine:
+    """What harness.Oci is for the built-in runtime. The engine is the test run's own: all that is on it is its server's."""
+    prefix, kind = "DOCKER", "docker"
+
+    def __init__(self, engine):
+        self.engine, self.name, self.env = engine, engine.name, {"DOCKER_HOST": engine.host}
+        self.sections = {"docker": engine.settings}
+
+    def import_base(self, server):
+        self.engine.import_base()
+
+    def sandboxes(self, server):
+        return sorted(c["Labels"]["opensandbox.io/id"] for c in self.engine.containers() if "opensandbox.io/id" in (c["Labels"] or {}))
+
+    def snapshots(self, server):
+        tags = [t for i in self.engine.call("GET", "/images/json")[1] for t in i["RepoTags"] or []]
+        return sorted(t.partition(":")[2] for t in tags if "opensandbox-snapshots:" in t)
+
+
+ENGINES = {e.name: e for e in (Dockerd, Podman, RootlessPodman)}
+
+
+def docker_server(engine, **docker):
+    """A server on an engine; sections as keyword arguments of [docker]."""
+    return harness.Server(config={"runtime": {"type": "docker"}, "docker": {**engine.settings, **docker}}, env={"DOCKER_HOST": engine.host})
+
+
+__all__ = ["ENGINES", "Engine", "Dockerd", "OnEngine", "Podman", "RootlessPodman", "docker_server"]

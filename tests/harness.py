@@ -57,28 +57,53 @@ class Reply:
         return f"<{self.status} {self.body[:300]!r}>"
 
 
+class Oci:
+    """What tests must know of the runtime that their servers use: the built-in one. engines.OnEngine is the other."""
+    name, prefix, kind = "oci", "OCI", "oci"
+    env, sections = {}, {}
+
+    def import_base(self, server):
+        done = server.cli("image", "import", str(base_tar()), IMAGE, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def sandboxes(self, server):
+        """Ids of all that it holds, stock of pools included."""
+        return self._names(server.state / "oci/oci/sandboxes")
+
+    def snapshots(self, server):
+        return self._names(server.state / "oci/oci/layers")
+
+    @staticmethod
+    def _names(directory):
+        return sorted(os.listdir(directory)) if directory.exists() else []
+
+
+RUNTIME = Oci()  # of every server that does not name one; `pytest --runtime=...` sets it
+
+
 class Server:
     """One server process; `config` is a dict of sections laid over the defaults."""
 
     def __init__(self, config=None, binary=None, state=None, env=None):
+        self.runtime = RUNTIME
         self.binary = str(binary or BUILD / "test/src/server/opensandbox-server")
         self.own_state = state is None
         self.state = pathlib.Path(state or tempfile.mkdtemp(prefix="osb-", dir="/var/lib"))
         self.state.chmod(0o711)
         self.port = free_port()
         self.key = secrets.token_hex(32)
-        self.env = dict(os.environ, **(env or {}))
+        self.env = {**os.environ, **self.runtime.env, **(env or {})}
         self.process = None
         net = secrets.randbelow(64)
         self.sections = {
             "server": {"host": "127.0.0.1", "port": self.port, "api_key": self.key},
             "console": {"port": 0},
-            "runtime": {"type": "oci"},
+            "runtime": {"type": self.runtime.kind},
             "oci": {"state_dir": str(self.state / "oci"), "network": f"10.{64 + net}.{secrets.randbelow(16) * 16}.0/20"},
             "store": {"path": str(self.state / "store" / "opensandbox.db")},
             "log": {"level": "DEBUG" if os.environ.get("OPENSANDBOX_TEST_DEBUG") else "INFO"},
         }
-        for section, values in (config or {}).items():
+        for section, values in [*self.runtime.sections.items(), *(config or {}).items()]:
             self.sections.setdefault(section, {}).update(values)
         self.config = self.state / "config.toml"
         self.write_config()
@@ -101,8 +126,7 @@ class Server:
                               capture_output=True, text=True, env=self.env)
 
     def import_base(self):
-        done = self.cli("image", "import", str(base_tar()), IMAGE, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        self.runtime.import_base(self)
 
     def start(self, ready=True, extra_env=None):
         log = open(self.log_path, "ab")
@@ -183,10 +207,10 @@ class Server:
                 return out
             page += 1
 
-    def create(self, expect=202, **members):
+    def create(self, expect=202, wait=60, **members):
         body = {"image": {"uri": IMAGE}, "entrypoint": IDLE, "resourceLimits": {"cpu": "1", "memory": "512Mi"}, "timeout": 600}
         body.update(members)
-        r = self.request("POST", "/v1/sandboxes", {k: v for k, v in body.items() if v is not None})
+        r = self.request("POST", "/v1/sandboxes", {k: v for k, v in body.items() if v is not None}, timeout=wait)
         assert r.status == expect, r
         return r.json()
 

@@ -173,6 +173,31 @@ def group_quickstart():
     return script("tests/checks/quickstart_check.py")
 
 
+# Tests that say nothing of the runtime: the built-in one runs them with all others, the engines by --runtime.
+COMMON = [f"tests/e2e/test_{name}.py" for name in ("clients", "sdk_execd", "execd_sandbox", "golden", "pools", "snapshots", "diagnostics", "terminal",
+                                                   "renew", "hosts", "metrics", "inside")]
+
+
+def group_docker():
+    """The runtime's own tests, then the common ones on a private dockerd."""
+    own = pytest(*[f"tests/e2e/test_{name}.py" for name in ("docker", "docker_engine", "docker_far", "docker_load", "adopt")], "-k", "not podman")
+    return tuple(a + b for a, b in zip(own, pytest(*COMMON, "--runtime", "dockerd")))
+
+
+def group_podman():
+    """The same on a private Podman with root; the runtime's own once more on one without."""
+    own = pytest("tests/e2e/test_docker.py", "-k", "podman")
+    return tuple(a + b for a, b in zip(own, pytest(*COMMON, "--runtime", "podman")))
+
+
+def group_engine_restart():
+    return pytest("-s", "tests/e2e/test_engine_restart.py")
+
+
+def group_defects():
+    return script("tests/checks/defects_check.py")
+
+
 def group_isolation():
     return pytest("tests/e2e/test_isolation.py")
 

@@ -4,7 +4,34 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import engines  # noqa: E402
 import harness  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes minutes; by its own target only")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--runtime", default="oci", choices=["oci", *engines.ENGINES], help="what servers run on that no test chose a runtime for")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime(request):
+    """The built-in runtime, or one on a private engine for the whole session."""
+    name, built_in = request.config.getoption("--runtime"), harness.RUNTIME
+    if name == built_in.name:
+        yield
+        return
+    engine = engines.ENGINES[name]()
+    try:
+        engine.start()
+        engine.import_base()
+        harness.RUNTIME = engines.OnEngine(engine)
+        yield
+    finally:
+        harness.RUNTIME = built_in
+        engine.remove()
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_scopes(server, sandbox):
 def test_refusals(server, sandbox):
     for name in ("logs", "inspect", "events", "summary"):
         r = page(server, "no-such", name)
-        assert r.status == 404 and r.json()["code"] == "OCI::SANDBOX_NOT_FOUND"
+        assert r.status == 404 and r.json()["code"] == f"{server.runtime.prefix}::SANDBOX_NOT_FOUND"
         assert server.request("GET", f"/v1/sandboxes/{sandbox}/diagnostics/{name}", key=None).status == 401
     for name, query in (("logs", "tail=10001"), ("events", "limit=501"), ("summary", "tail=x"), ("summary", "event_limit=0")):
         r = page(server, sandbox, name, "?" + query)

@@ -1,4 +1,4 @@
-"""The docker runtime on real engines: a private dockerd and a private Podman, the same tests on both."""
+"""The docker runtime on real engines: a private dockerd, a private Podman, and one without root; the same tests on all."""
 import concurrent.futures
 import json
 import time
@@ -11,9 +11,9 @@ import engines
 import harness
 
 
-@pytest.fixture(scope="module", params=[engines.Dockerd, engines.Podman], ids=["dockerd", "podman"])
+@pytest.fixture(scope="module", params=engines.ENGINES)
 def engine(request):
-    e = request.param()
+    e = engines.ENGINES[request.param]()
     try:
         e.start()
         e.import_base()
@@ -76,6 +76,25 @@ def test_container_is_as_asked(server, engine):
     finally:
         server.delete(sb["id"])
     assert engine.inspect(sb["id"])[0] == 404
+
+
+def test_doctor(server, engine):
+    done = server.cli("doctor", check=False)
+    said = {line[6:23].strip(): line[:5].strip() for line in done.stdout.splitlines()}
+    limits = "warn" if "limits" in engine.settings else "ok"
+    assert [said[check] for check in ("engine", "limits", "foreign sandboxes")] == ["ok", limits, "ok"], done.stdout
+    foreign = engine.call("POST", "/containers/create?name=foreign", {"Image": harness.IMAGE, "Cmd": ["true"], "Labels": {"opensandbox.io/id": "ffffffff-0000-4000-8000-ffffffffffff"}})[1]["Id"]
+    try:
+        done = server.cli("doctor", check=False)
+        assert done.returncode == 0 and "foreign sandboxes 1 of another server" in done.stdout and "opensandbox-server adopt" in done.stdout, done.stdout
+    finally:
+        engine.call("DELETE", f"/containers/{foreign}?force=1")
+    server.env, kept = {**server.env, "DOCKER_HOST": "unix:///nonexistent"}, server.env
+    try:
+        done = server.cli("doctor", check=False)
+        assert done.returncode == 1 and "FAIL  engine" in done.stdout and "DOCKER_HOST" in done.stdout, done.stdout
+    finally:
+        server.env = kept
 
 
 def test_python_sdk(server):

@@ -204,12 +204,13 @@ def test_user_defined_network(engine):
         assert s.run(i, "echo here")[1] == "here\n"
     finally:
         s.remove()
-    s = engines.docker_server(engine, network_mode="absent")
-    try:
-        with pytest.raises(AssertionError, match="docker network create absent"):
-            s.start()
-    finally:
-        s.remove()
+    for mode, told in (("absent", "docker network create absent"), ("none", "need a network of their own"), ("container:x", "need a network of their own")):
+        s = engines.docker_server(engine, network_mode=mode)
+        try:
+            with pytest.raises(AssertionError, match=told):
+                s.start()
+        finally:
+            s.remove()
 
 
 def test_pull_with_and_without_credentials(engine):

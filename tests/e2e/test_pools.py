@@ -1,6 +1,5 @@
-"""Pools on the built-in runtime: routes, stock, hand-over of variables, restarts, templates, the official client."""
+"""Pools: routes, stock, hand-over of variables, restarts, templates, the official client."""
 import asyncio
-import os
 import threading
 import time
 
@@ -29,8 +28,7 @@ def pooled():
 
 
 def census(server):
-    d = server.state / "oci/oci/sandboxes"
-    return os.listdir(d) if d.exists() else []
+    return server.runtime.sandboxes(server)
 
 
 def pool(server, name="p"):

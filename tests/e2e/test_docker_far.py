@@ -1,0 +1,183 @@
+"""Engines that are not simply there: over TLS, through ssh, and one that runs sandboxes on gVisor. What is reached on them, and what is refused."""
+import re
+import subprocess
+
+import pytest
+
+import engines
+import harness
+from test_docker_engine import other_ports_are_reached
+
+
+def openssl(directory, *args):
+    subprocess.run(["openssl", *args], cwd=directory, check=True, capture_output=True)
+
+
+def authority(directory):
+    """ca.pem, a certificate of the engine for 127.0.0.1, and one of a client: cert.pem and key.pem, as Docker names them."""
+    directory.mkdir()
+    openssl(directory, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=authority",
+            "-keyout", "ca-key.pem", "-out", "ca.pem")
+    for name, use, prefix in (("engine", "serverAuth", "server-"), ("client", "clientAuth", "")):
+        (directory / "extensions").write_text(f"extendedKeyUsage={use}\nsubjectAltName=IP:127.0.0.1\n")
+        openssl(directory, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}", "-keyout",
+                f"{prefix}key.pem", "-out", "request")
+        openssl(directory, "x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2",
+                "-extfile", "extensions", "-out", f"{prefix}cert.pem")
+    return directory
+
+
+def server_of(host, env=None, binary=None, **docker):
+    return harness.Server(config={"runtime": {"type": "docker"}, "docker": {"publish_host": "127.0.0.1", **docker}},
+                          env={"DOCKER_HOST": host, **(env or {})}, binary=binary)
+
+
+def serves(s, engine):
+    """Sandboxes, and their ports, on an engine whose networks cannot be entered."""
+    made = [s.create()["id"] for _ in range(2)]
+    for i in made:
+        ports = engine.inspect(i)[1]["NetworkSettings"]["Ports"]
+        assert [p for p, where in ports.items() if where] == ["44772/tcp"]
+        assert s.run(i, "echo here")[1] == "here\n"
+    other_ports_are_reached(s, made[0])
+    engine.call("POST", f"/containers/sandbox-{made[1]}/kill")
+    harness.wait_until(lambda: s.get(made[1])["status"]["state"] == "Failed", "its end is told", 5)
+
+
+def test_tls(tmp_path):
+    own, other = authority(tmp_path / "own"), authority(tmp_path / "other")
+    port = harness.free_port()
+    engine = engines.Dockerd("-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", f"{own}/ca.pem", "--tlscert", f"{own}/server-cert.pem",
+                             "--tlskey", f"{own}/server-key.pem")
+    env = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(own)}
+    servers = []
+    try:
+        engine.start()
+        engine.import_base()
+        servers.append(server_of(f"tcp://127.0.0.1:{port}", env))
+        servers[0].start()
+        serves(servers[0], engine)
+        for wrong, what in (({"DOCKER_CERT_PATH": str(other)}, "certificate"), ({"DOCKER_TLS_VERIFY": ""}, "")):
+            s = server_of(f"tcp://127.0.0.1:{port}", {**env, **wrong})
+            servers.append(s)
+            with pytest.raises(AssertionError, match=f"server ended with 1.*DOCKER::UNAVAILABLE.*{what}|server ended with 1.*{what}"):
+                s.start()
+        s = server_of(f"tcp://localhost:{port}", env)  # a name that is not in its certificate
+        servers.append(s)
+        with pytest.raises(AssertionError, match="server ended with 1"):
+            s.start()
+    finally:
+        for s in servers:
+            s.remove()
+        engine.remove()
+
+
+SSHD = """#!/bin/sh
+# its own view of root's directory: the keys of the test, and nothing of the machine's
+exec unshare -m sh -c 'mkdir -p /root/.ssh && mount --bind "$0" /root/.ssh && exec "$@"' {keys} {program} "$@"
+"""
+
+
+class Ssh:
+    """A dropbear for root with a key of the test, which may do nothing but reach the private engine."""
+
+    def __init__(self, directory, engine):
+        self.directory, self.port = directory, harness.free_port()
+        self.far, self.near = directory / "far", directory / "near"  # what is /root/.ssh there and here
+        for d in (self.far, self.near):
+            d.mkdir(mode=0o700)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.near / "id_ed25519")], check=True)
+        subprocess.run(["dropbearkey", "-t", "ed25519", "-f", str(directory / "host")], check=True, capture_output=True)
+        key = (self.near / "id_ed25519.pub").read_text().strip()
+        allowed = self.far / "authorized_keys"
+        allowed.write_text(f'command="test \\"$SSH_ORIGINAL_COMMAND\\" = \\"docker system dial-stdio\\" && DOCKER_HOST={engine.host} '
+                           f'exec docker system dial-stdio" {key}\n')
+        allowed.chmod(0o600)
+        self.log = open(directory / "log", "wb")
+        run = self.wrapped(self.far, "dropbear", "dropbear.sh")
+        self.process = subprocess.Popen([run, "-F", "-E", "-s", "-p", f"127.0.0.1:{self.port}", "-r", str(directory / "host"), "-P", str(directory / "pid")],
+                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        harness.wait_until(lambda: b"Not backgrounding" in (directory / "log").read_bytes(), "dropbear listens", 10)
+
+    def wrapped(self, keys, program, name):
+        path = self.directory / name
+        path.write_text(SSHD.format(keys=keys, program=program))
+        path.chmod(0o755)
+        return str(path)
+
+    def know(self, line):
+        (self.near / "known_hosts").write_text(line)
+
+    def host_key(self):
+        text = subprocess.run(["dropbearkey", "-y", "-f", str(self.directory / "host")], check=True, capture_output=True, text=True).stdout
+        return f"[127.0.0.1]:{self.port} " + re.search("^ssh-ed25519 .*$", text, re.M).group(0) + "\n"
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+
+def test_ssh(tmp_path):
+    engine = engines.Dockerd()
+    ssh, servers = None, []
+    try:
+        engine.start()
+        engine.import_base()
+        ssh = Ssh(tmp_path, engine)
+        binary = ssh.wrapped(ssh.near, harness.BUILD / "test/src/server/opensandbox-server", "server.sh")
+        host = f"ssh://root@127.0.0.1:{ssh.port}"
+        for known in ("", ssh.host_key()[:-9] + "AAAAAAAA\n"):  # nobody knows its key; somebody knows another one
+            ssh.know(known)
+            servers.append(server_of(host, binary=binary))
+            with pytest.raises(AssertionError, match="server ended with 1"):
+                servers[-1].start()
+            assert not engine.containers()
+        ssh.know(ssh.host_key())
+        s = server_of(host, binary=binary)
+        servers.append(s)
+        s.start()
+        serves(s, engine)
+    finally:
+        for s in servers:
+            s.remove()
+        if ssh:
+            ssh.close()
+        engine.remove()
+
+
+def test_gvisor():
+    """The secure runtime on the real one: Debian's runsc, without KVM and on the network of its container."""
+    engine = engines.Dockerd(runtimes={"runsc": {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=ptrace", "--network=host"]}})
+    s = None
+    try:
+        engine.start()
+        engine.import_base()
+        s = harness.Server(config={"runtime": {"type": "docker"}, "secure_runtime": {"type": "gvisor", "docker_runtime": "runsc"}},
+                           env={"DOCKER_HOST": engine.host})
+        s.start()
+        i = s.create()["id"]
+        assert engine.inspect(i)[1]["HostConfig"]["Runtime"] == "runsc"
+        assert "gVisor" in s.run(i, "dmesg")[1]
+        assert s.run(i, "python3 -c 'print(6*7)'")[1] == "42\n"
+        other_ports_are_reached(s, i)
+        for step, state in (("pause", "Paused"), ("resume", "Running")):
+            assert s.request("POST", f"/v1/sandboxes/{i}/{step}").status == 202
+            harness.wait_until(lambda w=state: s.get(i)["status"]["state"] == w, state, 20)
+        assert s.run(i, "echo again")[1] == "again\n"
+        s.delete(i)
+        assert engine.inspect(i)[0] == 404
+    finally:
+        if s:
+            s.remove()
+        engine.remove()
+    absent = engines.Dockerd()
+    try:
+        absent.start()
+        s = harness.Server(config={"runtime": {"type": "docker"}, "secure_runtime": {"type": "gvisor", "docker_runtime": "runsc"}},
+                           env={"DOCKER_HOST": absent.host})
+        with pytest.raises(AssertionError, match="secure_runtime"):
+            s.start()
+    finally:
+        s.remove()
+        absent.remove()
