@@ -106,3 +106,130 @@ def test_without_policy(server, far):
         assert connect(server, sandbox, DENIED) == [0] and len(far.frames_to(DENIED)) > before
     finally:
         server.delete(sandbox)
+
+
+# ---- the policy over HTTP ----
+
+def policy_route(server, sandbox, method="GET", body=None):
+    return server.request(method, f"/v1/sandboxes/{sandbox}/networkpolicy", body)
+
+
+def test_lifecycle_route(server, far, make):
+    sandbox = make()
+    got = policy_route(server, sandbox).json()
+    assert got == {"status": "ok", "mode": "enforcing", "enforcementMode": "dns+nft", "policy": {
+        "egress": POLICY["egress"], "defaultAction": "deny"}}
+    r = policy_route(server, sandbox, "PATCH", [{"action": "allow", "target": "other.test"}])
+    assert r.status == 200 and reaches(server, sandbox, far, "other.test", SHARED), r
+    r = policy_route(server, sandbox, "DELETE", ["other.test"])
+    assert r.status == 200 and resolve(server, sandbox, "other.test", "allowed.test") == [None, ALLOWED], r
+    assert connect(server, sandbox, SHARED) != [0]
+    r = policy_route(server, sandbox, "PUT", {"default_action": "ALLOW"})
+    assert r.json()["mode"] == "allow_all" and resolve(server, sandbox, "denied.test") == [DENIED], r
+    r = policy_route(server, sandbox, "PUT", {})
+    assert r.json()["mode"] == "deny_all" and resolve(server, sandbox, "allowed.test", "denied.test") == [None, None], r
+    assert policy_route(server, sandbox).json()["policy"] == {"egress": [], "defaultAction": "deny"}
+
+
+@pytest.mark.parametrize("policy, told", [
+    ({"defaultAction": "maybe"}, 'networkPolicy: defaultAction is allow or deny, not "maybe"'),
+    ({"egress": [{"action": "drop", "target": "a.test"}]}, 'networkPolicy: egress[0]: unsupported action "drop"'),
+    ({"egress": [{"action": "allow", "target": "http://a.test"}]}, 'egress[0]: target "http://a.test": neither'),
+    ({"egress": [{"action": "allow", "target": "ä.test"}]}, "egress[0]"),
+    ({"egres": []}, 'unknown field "egres"')])
+def test_refused(server, policy, told):
+    reply = server.create(expect=400, networkPolicy=policy)
+    assert reply["code"] == "SANDBOX::INVALID_PARAMETER" and told in reply["message"], reply
+    assert server.sandboxes() == []
+
+
+def test_wrong_types(server):
+    r = server.request("POST", "/v1/sandboxes", {"image": {"uri": harness.IMAGE}, "entrypoint": ["x"], "resourceLimits": {}, "networkPolicy": {
+        "egress": [{"action": "allow", "target": ""}, {"target": 5}]}})
+    assert r.status == 422 and [d["loc"][-2:] for d in r.json()["detail"]] == [[0, "target"], [1, "action"], [1, "target"]], r
+
+
+def test_endpoint(server, make):
+    sandbox = make()
+    endpoint = server.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/18080").json()
+    token = endpoint["headers"]["OPENSANDBOX-EGRESS-AUTH"]
+    ask = lambda method="GET", path="/policy", **headers: server.request(
+        method, f"/v1/sandboxes/{sandbox}/proxy/18080{path}", headers=headers, key=None)
+    assert ask().status == ask(**{"OPENSANDBOX-EGRESS-AUTH": token[:-1]}).status == 401
+    assert ask(**{"OPENSANDBOX-EGRESS-AUTH": token}).json()["mode"] == "enforcing"
+    assert ask(path="/policy/explain?target=x.test", **{"OPENSANDBOX-EGRESS-AUTH": token}).json()["verdict"] == "deny"
+    assert "OPENSANDBOX-EGRESS-AUTH" not in server.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/8000").json().get("headers", {})
+    assert connect(server, sandbox, ("127.0.0.1", 18080)) != [0]  # the sandbox itself has no way to it
+    for line in (server.log(), server.run(sandbox, "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")[1]):
+        assert token not in line
+
+
+def test_no_policy(server):
+    sandbox = server.create()["id"]
+    try:
+        for r in (policy_route(server, sandbox), policy_route(server, sandbox, "PUT", {}),
+                  server.request("GET", f"/v1/sandboxes/{sandbox}/proxy/18080/policy")):
+            assert r.status == 502 and r.json()["code"] == "BACKEND_CONNECTION_FAILED" and "networkPolicy" in r.json()["message"], r
+        assert "headers" not in server.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/18080").json()
+    finally:
+        server.delete(sandbox)
+
+
+def test_diagnostics(server, make):
+    sandbox = make()
+    resolve(server, sandbox, "denied.test", "denied.test")
+    connect(server, sandbox, DENIED)
+    wait_until(lambda: f"egress refused address {DENIED}" in server.request("GET", f"/v1/sandboxes/{sandbox}/diagnostics/events").body.decode(),
+               "the packet's event")
+    scoped = server.request("GET", f"/v1/sandboxes/{sandbox}/diagnostics/events?scope=runtime").json()["content"]
+    assert "egress refused name denied.test by default (2 times since " in scoped, scoped
+
+
+# ---- official clients ----
+
+def rules(policy):
+    return [(r.action, r.target) for r in policy.egress]
+
+
+def test_python_sync(server, far):
+    config = ConnectionConfigSync(domain=f"127.0.0.1:{server.port}", api_key=server.key)
+    policy = NetworkPolicy(default_action="deny", egress=[NetworkRule(action="allow", target="allowed.test")])
+    sb = SandboxSync.create(harness.IMAGE, network_policy=policy, connection_config=config)
+    try:
+        assert reaches(server, sb.id, far) and resolve(server, sb.id, "denied.test") == [None]
+        assert rules(sb.get_egress_policy()) == [("allow", "allowed.test")]
+        sb.patch_egress_rules([NetworkRule(action="allow", target="other.test"), NetworkRule(action="deny", target="allowed.test")])
+        assert rules(sb.get_egress_policy()) == [("allow", "other.test"), ("deny", "allowed.test")]
+        assert resolve(server, sb.id, "other.test", "allowed.test") == [SHARED, None]
+    finally:
+        sb.kill()
+        sb.close()
+
+
+def test_python_async(server, far):
+    async def flow():
+        config = ConnectionConfig(domain=f"127.0.0.1:{server.port}", api_key=server.key, use_server_proxy=True)
+        policy = NetworkPolicy(egress=[NetworkRule(action="allow", target="allowed.test")])
+        sb = await Sandbox.create(harness.IMAGE, network_policy=policy, connection_config=config)
+        try:
+            await sb.patch_egress_rules([NetworkRule(action="allow", target="*.wild.test")])
+            return rules(await sb.get_egress_policy())
+        finally:
+            await sb.kill()
+            await sb.close()
+    assert asyncio.run(flow()) == [("allow", "*.wild.test"), ("allow", "allowed.test")]
+
+
+def test_cli(server, far, make):
+    sandbox = make()
+    env = dict(os.environ, OPEN_SANDBOX_API_KEY=server.key, OPEN_SANDBOX_DOMAIN=f"127.0.0.1:{server.port}", NO_COLOR="1")
+    osb = pathlib.Path(os.environ["OPENSANDBOX_BUILD"]) / "venv/bin/osb" if "OPENSANDBOX_BUILD" in os.environ else harness.BUILD / "venv/bin/osb"
+
+    def run(*args):
+        done = subprocess.run([str(osb), *args], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+    assert "allowed.test" in run("egress", "get", sandbox, "-o", "json")
+    run("egress", "patch", sandbox, "--rule", "allow=other.test")
+    assert "other.test" in run("egress", "get", sandbox, "-o", "json")
+    assert reaches(server, sandbox, far, "other.test", SHARED)

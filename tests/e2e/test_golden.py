@@ -10,12 +10,11 @@ import harness
 
 TRACES = sorted((harness.ROOT / "tests/e2e/data/golden").glob("*.jsonl"))
 SANDBOX, SNAPSHOT = "11111111-2222-4333-8444-555555555555", "66666666-7777-4888-9999-aaaaaaaaaaaa"
-OWN = {"open-sandbox-api-key", "x-sandbox-token", "host"}  # what this server gives out itself
+OWN = {"open-sandbox-api-key", "x-sandbox-token", "opensandbox-egress-auth", "host"}  # what this server gives out itself
 
 # What is answered with other than success, and why: (method or *, end of the path, status).
 REFUSED = [
-    ("*", r"/proxy/18080/.*", 501, "the egress API is not built yet"),
-    ("GET", r"/networkpolicy", 501, "as above"),
+    ("*", r"/proxy/18080/credential-vault.*", 501, "the credential vault is not built"),
     ("*", r"/code(/context.*)?", 500, "there is no code runtime in this sandbox"),
 ]
 
@@ -71,6 +70,8 @@ class Replay:
             self.names[SANDBOX], self.gone = reply.json()["id"], False
             self.made.append(self.names[SANDBOX])
             self.headers = self.server.execd_headers(self.names[SANDBOX])
+            egress = self.server.request("GET", f"/v1/sandboxes/{self.names[SANDBOX]}/endpoints/18080").json()
+            self.headers |= egress.get("headers", {})
             self.prepare()
         elif r["method"] == "POST" and path.endswith("/snapshots"):
             self.names[SNAPSHOT] = reply.json()["id"]

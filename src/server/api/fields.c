@@ -85,7 +85,8 @@ static bool is_json(const char *type) {
            (len > 17 && strncasecmp(type + len - 5, "+json", 5) == 0);
 }
 
-static json_t *read_body(struct http_exchange *x, const char *type, const char *object) {
+static json_t *read_body(struct http_exchange *x, json_type wanted, const char *type,
+                         const char *object) {
     struct error err = {0};
     size_t offset = 0;
     if (!x->body_len) {
@@ -105,7 +106,7 @@ static json_t *read_body(struct http_exchange *x, const char *type, const char *
     if (!body) {
         const struct place at = {.in = &place_body, .index = offset};
         refuse_body(x, &at, "json_invalid", "JSON decode error");
-    } else if (!json_is_object(body)) {
+    } else if (json_typeof(body) != wanted) {
         bool null = json_is_null(body);
         json_decref(body);
         body = NULL;
@@ -115,12 +116,16 @@ static json_t *read_body(struct http_exchange *x, const char *type, const char *
 }
 
 json_t *body_object(struct http_exchange *x) {
-    return read_body(x, "model_attributes_type",
+    return read_body(x, JSON_OBJECT, "model_attributes_type",
                      "Input should be a valid dictionary or object to extract fields from");
 }
 
 json_t *body_map(struct http_exchange *x) {
-    return read_body(x, "dict_type", "Input should be a valid dictionary");
+    return read_body(x, JSON_OBJECT, "dict_type", "Input should be a valid dictionary");
+}
+
+json_t *body_list(struct http_exchange *x) {
+    return read_body(x, JSON_ARRAY, "list_type", "Input should be a valid list");
 }
 
 // The snake_case name of a camelCase one.

@@ -36,6 +36,7 @@ void problems_clear(struct problems *p);
 // is not UTF-8).
 json_t *body_object(struct http_exchange *x);
 json_t *body_map(struct http_exchange *x); // one whose member names are the client's
+json_t *body_list(struct http_exchange *x);
 
 struct field { // one member of one object
     const struct place at;

@@ -40,7 +40,11 @@ void handle_diagnostics_inspect(struct http_exchange *x);
 void handle_diagnostics_events(struct http_exchange *x);
 void handle_diagnostics_summary(struct http_exchange *x);
 
-void handle_not_built(struct http_exchange *x); // 501
-void handle_template(struct http_exchange *x);  // 501, templates are another backend's
+void handle_policy_get(struct http_exchange *x);
+void handle_policy_put(struct http_exchange *x);
+void handle_policy_patch(struct http_exchange *x);
+void handle_policy_delete(struct http_exchange *x);
+
+void handle_template(struct http_exchange *x); // 501, templates are another backend's
 
 #endif

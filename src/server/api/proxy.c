@@ -198,7 +198,7 @@ struct way {
 static int find_way(struct http_exchange *x, const struct sandbox *sb, unsigned port, bool trusted,
                     struct way *ret) {
     const struct domain *d = api_of(x)->domain;
-    bool relay = port != EXECD_PORT && lifecycle_relays(d);
+    bool relay = port != EXECD_PORT && port != EGRESS_PORT && lifecycle_relays(d);
     const char *behind = relay ? arena_printf(x->arena, "/proxy/%u", port) : "";
     ret->port = relay ? EXECD_PORT : port;
     ret->target = arena_printf(x->arena, "%s%s%s%s", behind ? behind : "", *x->rest ? x->rest : "/",
@@ -342,9 +342,9 @@ void handle_proxy(struct http_exchange *x) {
     struct sandbox *sb = api_sandbox(x);
     if (!sb || !authorised(x, sb, (unsigned)port))
         return;
-    if (port == EGRESS_PORT)
-        api_refuse(x, ERR_NOT_IMPLEMENTED,
-                   "this sandbox has no egress sidecar: networkPolicy is not built yet");
+    if (port == EGRESS_PORT && !sb->spec->network_policy)
+        api_refuse(x, ERR_BACKEND_CONNECTION_FAILED,
+                   "sandbox %s was created without networkPolicy: it has no egress", sb->id);
     else if (sb->state == SANDBOX_RUNNING)
         forward(x, sb, (unsigned)port);
     else if (sb->state == SANDBOX_PENDING)

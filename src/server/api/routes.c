@@ -47,7 +47,7 @@ static const char update_codes[] =
     "VOLUME::INVALID_OSSFS_CREDENTIALS";
 static const char proxy_codes[] = "%::SANDBOX_NOT_FOUND %::INVALID_PORT SANDBOX::INVALID_PARAMETER "
                                   "SANDBOX::PENDING SANDBOX::PAUSED SANDBOX::NOT_RUNNING "
-                                  "SANDBOX::NOT_IMPLEMENTED SANDBOX::INTERNAL_ERROR "
+                                  "SANDBOX::INTERNAL_ERROR "
                                   "MISSING_OR_INVALID_EXECD_TOKEN MISSING_OR_INVALID_SECURE_ACCESS "
                                   "BACKEND_CONNECTION_FAILED BACKEND_RESPONSE_FAILED "
                                   "BACKEND_TIMEOUT OVERLOADED NOT_READY";
@@ -57,7 +57,13 @@ static const char diagnostics_scoped[] =
     "INVALID_REQUEST DIAGNOSTICS_SCOPE_UNSUPPORTED SANDBOX::INVALID_PARAMETER "
     "%::SANDBOX_NOT_FOUND OVERLOADED";
 static const char inspect_codes[] = "SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND OVERLOADED";
-static const char later[] = "SANDBOX::NOT_IMPLEMENTED";
+static const char policy_codes[] =
+    "%::SANDBOX_NOT_FOUND SANDBOX::PENDING SANDBOX::NOT_RUNNING BACKEND_CONNECTION_FAILED "
+    "BACKEND_RESPONSE_FAILED OVERLOADED";
+static const char policy_change_codes[] =
+    "INVALID_REQUEST SANDBOX::INVALID_PARAMETER SANDBOX::POLICY_TOO_LARGE %::SANDBOX_NOT_FOUND "
+    "SANDBOX::PENDING SANDBOX::NOT_RUNNING BACKEND_CONNECTION_FAILED BACKEND_RESPONSE_FAILED "
+    "OVERLOADED";
 static const char templates[] = "FSB::API_NOT_SUPPORTED";
 
 static const struct http_route routes[] = {
@@ -108,10 +114,12 @@ static const struct http_route routes[] = {
      diagnostics_scoped},
     {"GET", SANDBOX "/diagnostics/summary", handle_diagnostics_summary, BUFFERED, 0,
      diagnostics_codes},
-    {"GET", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
-    {"PUT", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
-    {"PATCH", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
-    {"DELETE", SANDBOX "/networkpolicy", handle_not_built, BUFFERED, 0, later},
+    {"GET", SANDBOX "/networkpolicy", handle_policy_get, BUFFERED, 0, policy_codes},
+    {"PUT", SANDBOX "/networkpolicy", handle_policy_put, BUFFERED, 0, policy_change_codes},
+    {"PATCH", SANDBOX "/networkpolicy", handle_policy_patch, BUFFERED, 0, policy_change_codes},
+    {"DELETE", SANDBOX "/networkpolicy", handle_policy_delete, BUFFERED, 0,
+     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND SANDBOX::PENDING "
+     "SANDBOX::NOT_RUNNING BACKEND_CONNECTION_FAILED BACKEND_RESPONSE_FAILED OVERLOADED"},
     {"POST", "/pools", handle_pool_create, BUFFERED, 0, template_codes},
     {"GET", "/pools", handle_pool_list, BUFFERED, 0, ""},
     {"GET", "/pools/{pool_name}", handle_pool_get, BUFFERED, 0, "POOL::NOT_FOUND"},
@@ -125,12 +133,6 @@ static const struct http_route routes[] = {
 
 const struct http_route proxy_route = {
     "*", SANDBOX "/proxy/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes};
-
-void handle_not_built(struct http_exchange *x) {
-    api_refuse(x, ERR_NOT_IMPLEMENTED,
-               "%s %s is not built yet; docs/compatibility.md says what comes", x->route->method,
-               x->route->pattern);
-}
 
 void handle_template(struct http_exchange *x) {
     api_refuse(x, ERR_FSB_NOT_SUPPORTED,

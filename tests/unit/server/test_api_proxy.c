@@ -377,7 +377,7 @@ static void test_what_is_refused_at_once(void **state) {
         {"65536/", "HTTP/1.1 400 ", "FAKE::INVALID_PORT"},
         {"80/a/../b", "HTTP/1.1 400 ", "SANDBOX::INVALID_PARAMETER"},
         {"80/%2e%2E%2fb", "HTTP/1.1 400 ", "SANDBOX::INVALID_PARAMETER"},
-        {"18080/policy", "HTTP/1.1 501 ", "SANDBOX::NOT_IMPLEMENTED"},
+        {"18080/policy", "HTTP/1.1 502 ", "BACKEND_CONNECTION_FAILED"},
     };
     struct setting t;
     (void)state;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/utf8.h"
+#include "fmt/json.h"
 #include "server/api/api.h"
 #include "server/api/fields.h"
 #include "server/api/handlers.h"
@@ -98,13 +99,38 @@ static void inspect_text(struct strbuf *out, const struct sandbox *sb, const str
         (void)strbuf_adds(out, "[error] Failed to collect inspect diagnostics.\n");
 }
 
+// What its egress refused, newest first.
+static void egress_text(struct strbuf *out, const struct diagnosis *g) {
+    struct error none;
+    cleanup_json json_t *j = json_parse(g->egress.data, g->egress.len, NULL, &none);
+    const json_t *list = json_object_get(j, "events");
+    if (g->egress_error.kind || (g->egress.len && !list))
+        (void)strbuf_adds(out, "[error] Failed to collect egress events.\n");
+    for (size_t i = json_array_size(list); i-- > 0;) {
+        const json_t *e = json_array_get(list, i);
+        const char *time = "", *since = "", *kind = "", *target = "", *by = "", *rule = "",
+                   *reason = "";
+        json_int_t count = 0;
+        (void)json_unpack((json_t *)e, "{s?s,s?s,s?s,s?s,s?s,s?s,s?s,s?I}", "time", &time, "since",
+                          &since, "kind", &kind, "target", &target, "by", &by, "rule", &rule,
+                          "reason", &reason, "count", &count);
+        (void)strbuf_addf(out, "%-12s%s egress refused %s %s", "Event:", time, kind, target);
+        if (*by)
+            (void)strbuf_addf(out, " by %s%s%s", by, *rule ? " " : "", rule);
+        if (*reason)
+            (void)strbuf_addf(out, ": %s", reason);
+        (void)strbuf_addf(out, " (%lld times since %s)\n", (long long)count, since);
+    }
+}
+
 // At most `limit` lines of what has happened. Returns how many there are in all.
-static int64_t events_text(struct strbuf *out, const struct sandbox *sb, int64_t limit) {
+static int64_t events_text(struct strbuf *out, const struct sandbox *sb, const struct diagnosis *g,
+                           int64_t limit) {
     enum { COLUMN = 12 };
     char text[ERROR_MESSAGE_MAX + SANDBOX_REASON_MAX + 8];
     struct strbuf all cleanup_strbuf;
     int64_t lines = 0;
-    strbuf_init(&all, 65536);
+    strbuf_init(&all, 4 << 20);
     add_line(&all, "Container:", COLUMN, sb->id);
     add_line(&all, "Status:", COLUMN, sandbox_state_name(sb->state));
     add_time(&all, "Created:", COLUMN, sb->created_us);
@@ -118,9 +144,10 @@ static int64_t events_text(struct strbuf *out, const struct sandbox *sb, int64_t
     if (*sb->message) {
         (void)snprintf(text, sizeof text, "%s: %s", sb->reason, sb->message);
         add_line(&all, "Event:", COLUMN, text);
-    } else if (!sb->phase_count) {
+    } else if (!sb->phase_count && !g->egress.len) {
         (void)strbuf_adds(&all, "(no notable events)\n");
     }
+    egress_text(&all, g);
     for (const char *p = all.data, *end; *p; p = end + 1, lines++) {
         end = strchr(p, '\n');
         if (!end)
@@ -204,7 +231,7 @@ static void summary_text(struct strbuf *out, const struct diagnosing *q, const s
     add_block(out, "INSPECT");
     inspect_text(out, sb, g);
     add_block(out, "EVENTS");
-    (void)events_text(out, sb, q->limit);
+    (void)events_text(out, sb, g, q->limit);
     (void)snprintf(title, sizeof title, "LOGS (last %lld lines)", (long long)q->tail);
     add_block(out, title);
     (void)log_text(out, g, q->tail);
@@ -229,7 +256,7 @@ static void diagnosed(const struct sandbox *sb, const struct diagnosis *g, const
     switch (q->page) {
     case PAGE_LOGS: lines = log_text(&text, g, q->tail); break;
     case PAGE_INSPECT: inspect_text(&text, sb, g); break;
-    case PAGE_EVENTS: lines = events_text(&text, sb, q->limit); break;
+    case PAGE_EVENTS: lines = events_text(&text, sb, g, q->limit); break;
     case PAGE_SUMMARY: summary_text(&text, q, sb, g); break;
     }
     if (q->page != PAGE_SUMMARY)
@@ -313,7 +340,8 @@ static void begin(struct http_exchange *x, enum page page, int64_t tail, int64_t
     if (read_scope(q, pairs, count) < 0)
         return;
     unsigned parts = (page == PAGE_LOGS || page == PAGE_SUMMARY ? DIAGNOSE_LOG : 0U) |
-                     (page == PAGE_INSPECT || page == PAGE_SUMMARY ? DIAGNOSE_FACTS : 0U);
+                     (page == PAGE_INSPECT || page == PAGE_SUMMARY ? DIAGNOSE_FACTS : 0U) |
+                     (page == PAGE_EVENTS || page == PAGE_SUMMARY ? DIAGNOSE_EGRESS : 0U);
     diagnose(api_of(x)->domain, http_param(x, "sandbox_id"), parts, diagnosed, q);
 }
 

@@ -6,6 +6,8 @@
 #include "fmt/json.h"
 #include "fmt/policy.h"
 #include "server/api/create.h"
+#include "server/api/handlers.h"
+#include "server/sandbox/egress/egress.h"
 
 // ---- types ----
 
@@ -68,4 +70,102 @@ char *policy_convert(const json_t *policy, struct error *err) {
     if (!text)
         (void)error_set(err, ENOMEM, "out of memory");
     return text;
+}
+
+// ---- over HTTP: a thin front of egress's own API ----
+
+// Its texts with our codes; what it knows of nobody but itself is a fault behind us.
+static void answered(unsigned status, const struct strbuf *answer, const struct error *err,
+                     void *arg) {
+    struct http_exchange *x = arg;
+    if (err) {
+        api_fail(x, err);
+        return;
+    }
+    if (status == 200) {
+        http_reply(x, 200, "application/json", answer->data, answer->len);
+        return;
+    }
+    int len = (int)strcspn(answer->data, "\n");
+    api_refuse(x,
+               status == 400   ? ERR_INVALID_PARAMETER
+               : status == 413 ? ERR_POLICY_TOO_LARGE
+                               : ERR_BACKEND_RESPONSE_FAILED,
+               "%.*s", len > 900 ? 900 : len, answer->data);
+}
+
+static void forward(struct http_exchange *x, const char *body) {
+    static const char *const methods[] = {"GET", "PUT", "PATCH", "DELETE"};
+    const char *method = methods[0];
+    for (size_t i = 0; i < ARRAY_SIZE(methods); i++)
+        if (strcmp(x->request->method, methods[i]) == 0)
+            method = methods[i];
+    egress_request(api_of(x)->domain, http_param(x, "sandbox_id"), method, "/policy", body,
+                   answered, x);
+}
+
+void handle_policy_get(struct http_exchange *x) {
+    forward(x, NULL);
+}
+
+void handle_policy_put(struct http_exchange *x) {
+    struct problems p = {0};
+    struct error err = {0};
+    cleanup_json json_t *body = body_object(x);
+    const struct field whole = {.at = place_body, .value = body};
+    if (!body)
+        return;
+    (void)policy_read(&p, &whole);
+    if (problems_any(&p)) {
+        problems_reply(x, &p);
+        return;
+    }
+    if (!api_sandbox(x))
+        return;
+    cleanup_free char *text = policy_convert(body, &err);
+    if (text) {
+        forward(x, text);
+        return;
+    }
+    if (strcmp(err.code, error_code(ERR_POLICY_TOO_LARGE)) == 0)
+        err.status = 413;
+    api_fail(x, &err);
+}
+
+static void forward_list(struct http_exchange *x, const json_t *list) {
+    cleanup_free char *text = json_dumps(list, JSON_COMPACT);
+    if (text)
+        forward(x, text);
+    else
+        api_refuse(x, ERR_INTERNAL_ERROR, "out of memory");
+}
+
+void handle_policy_patch(struct http_exchange *x) {
+    struct problems p = {0};
+    cleanup_json json_t *body = body_list(x);
+    const struct field whole = {.at = place_body, .value = body};
+    if (!body)
+        return;
+    read_rules(&p, &whole);
+    if (problems_any(&p))
+        problems_reply(x, &p);
+    else
+        forward_list(x, body);
+}
+
+void handle_policy_delete(struct http_exchange *x) {
+    struct problems p = {0};
+    cleanup_json json_t *body = body_list(x);
+    const json_t *target;
+    size_t i;
+    if (!body)
+        return;
+    json_array_foreach(body, i, target) {
+        const struct field item = {.at = {.in = &place_body, .index = i}, .value = target};
+        (void)field_text(&p, &item, true);
+    }
+    if (problems_any(&p))
+        problems_reply(x, &p);
+    else
+        forward_list(x, body);
 }

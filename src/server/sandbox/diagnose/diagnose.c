@@ -1,14 +1,19 @@
 #include "server/sandbox/diagnose/diagnose.h"
 
+#include <errno.h>
+#include <string.h>
+
 #include "base/cleanup.h"
 #include "server/errors.h"
+#include "server/runtime/egress.h"
 #include "server/sandbox/domain.h"
+#include "server/sandbox/egress/egress.h"
 
 // It belongs to no operation: it waits for nobody and changes nothing.
 struct examination {
     struct job job;
     struct domain *domain;
-    char id[SANDBOX_ID_SIZE];
+    char id[SANDBOX_ID_SIZE], token[SANDBOX_TOKEN_SIZE];
     unsigned parts;
     struct diagnosis found;
     diagnose_done_fn *done;
@@ -17,6 +22,8 @@ struct examination {
 
 static void examination_free(struct examination *x) {
     strbuf_free(&x->found.log);
+    strbuf_free(&x->found.egress);
+    explicit_bzero(x->token, sizeof x->token);
     pairs_clear(&x->found.facts);
     free(x);
 }
@@ -28,6 +35,12 @@ static void run(struct job *job) {
         (void)r->ops->logs(r, x->id, &x->found.log, &x->found.log_error); // the error says it
     if (x->parts & DIAGNOSE_FACTS && r->ops->facts)
         (void)r->ops->facts(r, x->id, &x->found.facts, &x->found.facts_error); // same
+    unsigned status = 0;
+    if (x->parts & DIAGNOSE_EGRESS &&
+        egress_ask(r, x->id, x->token, "GET", "/events", NULL, &status, &x->found.egress,
+                   &x->found.egress_error) == 0 &&
+        status != 200)
+        (void)error_set(&x->found.egress_error, EPROTO, "egress answered %u", status);
 }
 
 static void answer(struct examination *x) {
@@ -44,7 +57,7 @@ static void ran(struct job *job) {
 }
 
 void diagnose(struct domain *d, const char *id, unsigned parts, diagnose_done_fn *done, void *arg) {
-    struct error err = {0};
+    struct error err = {0}, none;
     const struct sandbox *sb = domain_sandbox(d, id, &err);
     struct examination *x = sb ? calloc(1, sizeof *x) : NULL;
     if (!x) {
@@ -54,7 +67,9 @@ void diagnose(struct domain *d, const char *id, unsigned parts, diagnose_done_fn
         return;
     }
     x->domain = d;
-    x->parts = parts;
+    x->parts = egress_answers(sb, &none) ? parts : parts & ~(unsigned)DIAGNOSE_EGRESS;
+    domain_token(d, "egress", id, x->token);
+    strbuf_init(&x->found.egress, EGRESS_ANSWER_MAX);
     x->done = done;
     x->arg = arg;
     x->job = (struct job){.run = run, .done = ran};
