@@ -1,0 +1,300 @@
+"""The egress of sandboxes on the built-in runtime, from its first instruction to its last: whatever dies, nothing denied gets out, and
+what can come back does."""
+import os
+import pathlib
+import secrets
+import signal
+import subprocess
+import uuid
+
+import pytest
+
+import harness
+from far_side import ALLOWED, DENIED, RESOLVER, SHARED, FarSide
+from harness import wait_until
+from test_egress_sandbox import POLICY, connect, policy_route, reaches, resolve
+
+PREFIX = f"osblife{secrets.token_hex(3)}"  # of this server's control groups
+
+
+@pytest.fixture(scope="module")
+def far():
+    with FarSide() as f:
+        yield f
+
+
+@pytest.fixture(scope="module")
+def server(far):
+    s = harness.Server({"oci": {"dns": [RESOLVER], "cgroup_prefix": PREFIX}})
+    try:
+        s.import_base()
+        s.start()
+        yield s
+    finally:
+        s.remove()
+
+
+@pytest.fixture
+def make(server):
+    made = []
+
+    def create(policy=POLICY, **members):
+        sb = server.create(networkPolicy=policy, **members)["id"]
+        made.append(sb)
+        return sb
+    yield create
+    for sb in made:
+        server.request("DELETE", f"/v1/sandboxes/{sb}")
+
+
+def directory(server, sandbox):
+    return server.state / "oci/oci/sandboxes" / sandbox
+
+
+def supervisor(server, sandbox):
+    return int((directory(server, sandbox) / "egress.pid").read_text().split()[0])
+
+
+def worker(server, sandbox):
+    out = subprocess.run(["pgrep", "-P", str(supervisor(server, sandbox))], capture_output=True, text=True).stdout.split()
+    return int(out[0]) if out else 0
+
+
+def alive(pid):
+    try:
+        return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def groups(server, sandbox="*"):
+    name = f"{PREFIX}-*.egress/{sandbox}"
+    return [p for pattern in (name, "*/" + name) for p in pathlib.Path("/sys/fs/cgroup").glob(pattern) if p.is_dir()]
+
+
+class Pressure:
+    """A process in the sandbox that tries denied destinations all the time."""
+    CODE = """
+import socket, time
+n = 0
+while True:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        s = socket.socket(socket.AF_INET, kind); s.setblocking(False)
+        for a in ("%s", "%s"):
+            try:
+                s.connect_ex((a, 80)) if kind == socket.SOCK_STREAM else s.sendto(b"out", (a, 9000))
+            except OSError: pass
+        s.close()
+    n += 1
+    open("/tmp/tries", "w").write(str(n))
+    time.sleep(0.002)
+""" % (DENIED, SHARED)
+
+    def __init__(self, server, far, sandbox):
+        self.server, self.far, self.sandbox = server, far, sandbox
+        self.upper = directory(server, sandbox) / "upper/tmp/tries"  # its own file system, seen from outside
+        self.before = self.seen()
+
+    def seen(self):
+        return len(self.far.frames_to(DENIED)) + len(self.far.frames_to(SHARED))
+
+    def __enter__(self):
+        path = "/tmp/pressure.py"
+        self.server.run(self.sandbox, f"cat >{path} <<'EOF'\n{self.CODE}\nEOF")
+        self.server.run(self.sandbox, f"setsid python3 {path} >/dev/null 2>&1 </dev/null &")
+        self.check()
+        return self
+
+    def tries(self):
+        try:
+            return int(self.upper.read_text() or 0)
+        except (OSError, ValueError):
+            return 0
+
+    def check(self):
+        before = self.tries()
+        wait_until(lambda: self.tries() > before + 20, "packets are tried")
+        assert self.seen() == self.before, "denied frames on the far side"
+
+    def __exit__(self, *_):
+        self.server.run(self.sandbox, "pkill -f pressure.py")
+
+
+def test_supervisor_killed(server, far, make):
+    sandbox = make()
+    assert policy_route(server, sandbox, "PATCH", [{"action": "allow", "target": "hook.test"}]).status == 200
+    policy = policy_route(server, sandbox).json()["policy"]
+    old, old_worker = supervisor(server, sandbox), worker(server, sandbox)
+    far_before = resolve(server, sandbox, "allowed.test")
+    with Pressure(server, far, sandbox) as p:
+        for _ in range(2):
+            old, old_worker = supervisor(server, sandbox), worker(server, sandbox)
+            os.kill(old, signal.SIGKILL)
+            wait_until(lambda: not alive(old_worker), "the worker goes with it")
+            p.check()
+            wait_until(lambda: supervisor(server, sandbox) != old and policy_route(server, sandbox).status == 200, "another one")
+            p.check()
+    assert policy_route(server, sandbox).json()["policy"] == policy
+    assert far_before == [ALLOWED] and reaches(server, sandbox, far)
+    assert "its egress ended (signal 9); it stays closed" in server.log()
+
+
+def test_worker_killed(server, far, make):
+    sandbox = make()
+    with Pressure(server, far, sandbox) as p:
+        old, first = worker(server, sandbox), supervisor(server, sandbox)
+        os.kill(old, signal.SIGKILL)
+        p.check()
+        wait_until(lambda: worker(server, sandbox) not in (0, old) and policy_route(server, sandbox).status == 200, "another worker")
+        p.check()
+    assert reaches(server, sandbox, far) and supervisor(server, sandbox) == first
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("egress", ["lives", "killed"])
+def test_server_restart(server, far, make, end, egress):
+    sandbox = make()
+    assert policy_route(server, sandbox, "PATCH", [{"action": "allow", "target": "hook.test"}]).status == 200
+    policy = policy_route(server, sandbox).json()["policy"]
+    token = server.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/18080").json()["headers"]
+    with Pressure(server, far, sandbox) as p:
+        old = supervisor(server, sandbox)
+        getattr(server, end)()
+        p.check()
+        if egress == "killed":
+            os.kill(old, signal.SIGKILL)
+            wait_until(lambda: not alive(old), "it ends")
+            p.check()
+        server.start()
+        wait_until(lambda: policy_route(server, sandbox).status == 200, "it answers")
+        p.check()
+        assert (supervisor(server, sandbox) == old) == (egress == "lives")
+    assert policy_route(server, sandbox).json()["policy"] == policy
+    assert server.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/18080").json()["headers"] == token
+    assert reaches(server, sandbox, far) and resolve(server, sandbox, "denied.test") == [None]
+    os.kill(supervisor(server, sandbox), signal.SIGKILL)  # this server keeps it too
+    wait_until(lambda: policy_route(server, sandbox).status == 200 and worker(server, sandbox), "another one")
+
+
+def test_paused(server, far, make):
+    sandbox = make()
+    assert server.request("POST", f"/v1/sandboxes/{sandbox}/pause").status == 202
+    assert policy_route(server, sandbox, "PATCH", [{"action": "allow", "target": "other.test"}]).status == 200
+    assert server.request("POST", f"/v1/sandboxes/{sandbox}/resume").status == 202
+    assert reaches(server, sandbox, far, "other.test", SHARED)
+
+
+def test_a_change_cuts(server, far, make):
+    """A connection that a new policy denies goes nowhere from the change's answer on."""
+    sandbox = make({"egress": [{"action": "allow", "target": ALLOWED}]})
+    code = (f"import socket, time\ns = socket.create_connection(('{ALLOWED}', 9000)); s.settimeout(3)\nn = 0\n"
+            "try:\n    while True:\n        s.send(b'x'); s.recv(1); n += 1; open('/tmp/n', 'w').write(str(n)); time.sleep(0.01)\n"
+            "except OSError as e: open('/tmp/end', 'w').write(str(e))")
+    server.run(sandbox, f"cat >/tmp/c.py <<'EOF'\n{code}\nEOF")
+    server.run(sandbox, "setsid python3 /tmp/c.py >/dev/null 2>&1 </dev/null &")
+    wait_until(lambda: int(server.run(sandbox, "cat /tmp/n || echo 0")[1] or 0) > 5, "it speaks")
+    assert policy_route(server, sandbox, "PUT", {}).status == 200
+    before = len(far.frames_to(ALLOWED))
+    wait_until(lambda: server.run(sandbox, "cat /tmp/end")[0] == 0, "it ends")
+    assert len(far.frames_to(ALLOWED)) == before, "frames after the answer"
+
+
+def leftovers(server, sandbox, pids):
+    return [p for p in pids if alive(p)] + groups(server, sandbox) + ([directory(server, sandbox)] if directory(server, sandbox).exists() else [])
+
+
+def test_delete_leaves_nothing(server, make):
+    sandbox = make()
+    pids = [supervisor(server, sandbox), worker(server, sandbox)]
+    assert len(groups(server, sandbox)) >= 1 and all(alive(p) for p in pids)
+    server.delete(sandbox)
+    assert leftovers(server, sandbox, pids) == []
+
+
+def test_end_of_the_sandbox(server, make):
+    sandbox = make(entrypoint=["sh", "-c", "sleep 1"])
+    pids = [supervisor(server, sandbox), worker(server, sandbox)]
+    wait_until(lambda: server.get(sandbox)["status"]["state"] == "Terminated", "it ends")
+    wait_until(lambda: not groups(server, sandbox) and not any(alive(p) for p in pids), "its egress goes")
+    assert policy_route(server, sandbox).json()["code"] == "SANDBOX::NOT_RUNNING"
+
+
+@pytest.mark.parametrize("members, code", [
+    ({"entrypoint": ["/no/such/program"]}, "OCI::SANDBOX_START_FAILED"),
+    ({"env": {"OPENSANDBOX_EGRESS_DENY_WEBHOOK": "https://hook.test/"}}, "SANDBOX::INVALID_PARAMETER"),
+    ({"env": {"OPENSANDBOX_EGRESS_MITMPROXY_TRANSPARENT": "1"}}, "SANDBOX::INVALID_PARAMETER"),
+    ({"env": {"OPENSANDBOX_EGRESS_NONSENSE": "1"}}, "SANDBOX::INVALID_PARAMETER")])
+def test_failed_create_leaves_nothing(server, members, code):
+    body = {"image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "resourceLimits": {}, "timeout": 600, "networkPolicy": POLICY, **members}
+    r = server.request("POST", "/v1/sandboxes", body)
+    assert r.json()["code"] == code and r.status == (500 if "START" in code else 400), r
+    assert server.sandboxes() == [] and not any((server.state / "oci/oci/sandboxes").iterdir()) and groups(server) == []
+
+
+def test_settings_go_to_egress_alone(server, make):
+    sandbox = make(env={"OPENSANDBOX_EGRESS_LOG_LEVEL": "debug", "OPENSANDBOX_EGRESS_POLICY_FILE": "/tmp/x", "MINE": "1"})
+    seen = server.run(sandbox, "env")[1]
+    assert "MINE=1" in seen and "EGRESS" not in seen
+    environ = pathlib.Path(f"/proc/{worker(server, sandbox)}/environ").read_bytes().split(b"\0")
+    assert b"OPENSANDBOX_EGRESS_LOG_LEVEL=debug" in environ and b"OPENSANDBOX_EGRESS_POLICY_FILE=policy.json" in environ
+    status = pathlib.Path(f"/proc/{worker(server, sandbox)}/status").read_text()
+    assert "CapBnd:\t0000000000001000" in status and "CapEff:\t0000000000001000" in status and "NoNewPrivs:\t1" in status
+
+
+def test_pool(server, far):
+    template = {"image": {"uri": harness.IMAGE}, "networkPolicy": POLICY}
+    r = server.request("POST", "/v1/pools", {"name": "policed", "template": template, "capacitySpec": {
+        "bufferMin": 1, "bufferMax": 1, "poolMin": 0, "poolMax": 3}})
+    assert r.status == 201, r
+    try:
+        wait_until(lambda: server.request("GET", "/v1/pools/policed").json()["status"]["available"] == 1, "it is filled")
+        r = server.request("POST", "/v1/sandboxes", {"extensions": {"poolRef": "policed"}, "timeout": 600})
+        sandbox = r.json()["id"]
+        assert reaches(server, sandbox, far) and resolve(server, sandbox, "denied.test") == [None]
+        assert policy_route(server, sandbox).json()["policy"]["egress"] == POLICY["egress"]
+        server.delete(sandbox)
+    finally:
+        server.request("DELETE", "/v1/pools/policed")
+    wait_until(lambda: groups(server) == [], "its egress goes")
+
+
+def test_snapshot(server, far, make):
+    """What is made of it wants a policy of its own: the source's is not lost silently."""
+    sandbox = make()
+    snapshot = server.request("POST", f"/v1/sandboxes/{sandbox}/snapshots", {}).json()["id"]
+    wait_until(lambda: server.request("GET", f"/v1/snapshots/{snapshot}").json()["status"]["state"] == "Ready", "it is kept")
+    body = {"snapshotId": snapshot, "resourceLimits": {}, "timeout": 600}
+    r = server.request("POST", "/v1/sandboxes", body)
+    assert r.status == 400 and "networkPolicy is needed" in r.json()["message"], r
+    r = server.request("POST", "/v1/sandboxes", {**body, "networkPolicy": {"egress": [{"action": "allow", "target": "other.test"}]}})
+    restored = r.json()["id"]
+    assert resolve(server, restored, "allowed.test", "other.test") == [None, SHARED]
+    server.delete(restored)
+    server.delete(sandbox)
+    assert server.request("DELETE", f"/v1/snapshots/{snapshot}").status == 204
+
+
+def test_orphan_is_swept(server, make):
+    """An egress that no sandbox has any more goes at the next start."""
+    sandbox = make()
+    parent = groups(server, sandbox)[0].parent
+    orphan = parent / str(uuid.uuid4())
+    orphan.mkdir()
+    p = subprocess.Popen(["sleep", "600"])
+    (orphan / "cgroup.procs").write_text(str(p.pid))
+    try:
+        server.kill()
+        server.start()
+        wait_until(lambda: p.poll() is not None and not orphan.exists(), "it is swept", 10)
+        assert policy_route(server, sandbox).status == 200
+    finally:
+        p.kill()
+        p.wait()
+
+
+def test_out_of_memory(server, make):
+    """A sandbox that is killed for want of memory does not take its egress along."""
+    sandbox = make(resourceLimits={"memory": "64Mi"})
+    old = supervisor(server, sandbox)
+    server.run(sandbox, "python3 -c 'x = b\"x\" * (200 << 20)'")
+    assert supervisor(server, sandbox) == old and alive(old) and alive(worker(server, sandbox))
