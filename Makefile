@@ -98,8 +98,8 @@ test-engine-restart: deps-test build-test ## an engine that is killed and stoppe
 defects: deps-test build-test ## the tests of docs/runtimes.md's table of the reference's defects, a line for each
 	@python3 tools/check.py defects
 
-images: build ## our execd image, into the engine of DOCKER_HOST
-	@tools/images.sh $(BUILD)/release/src/execd/execd
+images: build ## our execd and egress images, into the engine of DOCKER_HOST
+	@packaging/images/build.sh $(BUILD)/release/src/execd/execd $(BUILD)/release/src/egress/egress
 
 bench-docker: deps-test build ## create on dockerd beside the engine's own create and start
 	@python3 bench/docker.py

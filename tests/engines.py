@@ -138,6 +138,14 @@ class Engine:
         assert self.call("GET", f"/images/{harness.IMAGE}/json")[0] == 200, done.stdout
 
 
+    def build_images(self):
+        """What `make images` builds, of the programs under test."""
+        build = harness.BUILD / "test/src"
+        done = subprocess.run([str(harness.ROOT / "packaging/images/build.sh"), str(build / "execd/execd"), str(build / "egress/egress")],
+                              env=dict(os.environ, DOCKER_HOST=self.host), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 class Dockerd(Engine):
     name = "dockerd"
 
@@ -249,9 +257,10 @@ class OnEngine:
 ENGINES = {e.name: e for e in (Dockerd, Podman, RootlessPodman)}
 
 
-def docker_server(engine, **docker):
-    """A server on an engine; sections as keyword arguments of [docker]."""
-    return harness.Server(config={"runtime": {"type": "docker"}, "docker": {**engine.settings, **docker}}, env={"DOCKER_HOST": engine.host})
+def docker_server(engine, egress=None, **docker):
+    """A server on an engine; keyword arguments are of [docker], egress those of [egress]."""
+    return harness.Server(config={"runtime": {"type": "docker"}, "docker": {**engine.settings, **docker}, "egress": egress or {}},
+                          env={"DOCKER_HOST": engine.host})
 
 
 __all__ = ["ENGINES", "Engine", "Dockerd", "OnEngine", "Podman", "RootlessPodman", "docker_server"]

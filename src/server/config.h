@@ -77,7 +77,7 @@ struct config {
     // [secure_runtime], of docker alone
     char *secure_runtime, *secure_runtime_name;
     // [egress]
-    char *egress_path, *egress_image, *egress_mode;
+    char *egress_path, *egress_image, *egress_mode, **egress_dns;
     bool egress_disable_ipv6;
     int64_t egress_readiness_s;
     // [docker]

@@ -233,6 +233,8 @@ const struct config_key config_keys[] = {
          "docker: image of the sidecar; unset: networkPolicy is refused"),
     TEXT("egress", "mode", egress_mode, 0, "dns+nft", "dns|dns+nft",
          "dns: names only, addresses stay open; it stops nobody who knows an address"),
+    LIST("egress", "dns_upstream", egress_dns, 0, "",
+         "docker: servers that a policy's DNS asks, \"ip\" or \"ip:port\"; none: this host's"),
     BOOL("egress", "disable_ipv6", egress_disable_ipv6, "true",
          "docker: no IPv6 in sandboxes with a policy; on oci no sandbox has it"),
     INT("egress", "readiness_timeout_seconds", egress_readiness_s, "30", 1, 3600,

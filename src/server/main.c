@@ -112,6 +112,11 @@ static struct docker_settings docker_settings(const struct config *c, const char
         .sandbox_env = (docker_list)c->sandbox_env,
         .sandbox_binds = (docker_list)c->sandbox_binds,
         .allowed_host_paths = (docker_list)c->allowed_host_paths,
+        .egress_image = c->egress_image && *c->egress_image ? c->egress_image : NULL,
+        .egress_dns = (docker_list)c->egress_dns,
+        .egress_names_only = strcmp(c->egress_mode, "dns") == 0,
+        .egress_disable_ipv6 = c->egress_disable_ipv6,
+        .egress_ready_ms = c->egress_readiness_s * 1000,
         .ossfs_root = c->ossfs_root,
         .limits = strcasecmp(c->limits, "best_effort") == 0 ? DOCKER_LIMITS_BEST_EFFORT
                                                             : DOCKER_LIMITS_ENFORCE,

@@ -196,9 +196,11 @@ class Bed:
 
     # ---- UP ----
 
-    def start_sniffer(self):
+    def start_sniffer(self, link="eth0"):
+        """link None: all of them."""
         s = self.outside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
-        self.outside(lambda: s.bind(("eth0", 0)))
+        if link:
+            self.outside(lambda: s.bind((link, 0)))
         self.sockets.append(s)
 
         def loop():

@@ -44,3 +44,21 @@ class FarSide(net.Bed):
         super().tear_down()
         net.run("ip", "link", "del", self.link, check=False)  # its routes go with it
         self.lock.close()
+
+
+class FarInside(net.Bed):
+    """The same in the network namespace of a process that has one of its own (Podman's): what sandboxes reach is on its own links."""
+
+    def __init__(self, pid):
+        super().__init__()
+        self.pid = pid
+
+    def build(self):
+        net.run("ip", "netns", "attach", self.up, str(self.pid))
+        for a in ROUTED:
+            net.run("ip", "-n", self.up, "addr", "add", f"{a}/32", "dev", "lo")
+        net.run("ip", "-n", self.up, "addr", "add", "2001:db8::1/128", "dev", "lo")
+        self.start_sniffer(link=None)
+        self.start_servers()
+        self.start_dnsmasq()
+        self.start_evil()

@@ -1,5 +1,7 @@
 // The body of a container's create: a sandbox in the engine's words (docker-runtime.md 1.4 to 1.7,
 // compat-1.1.1.md D3).
+#include "server/runtime/docker/container.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,7 +10,6 @@
 #include "base/clock.h"
 #include "fmt/json.h"
 #include "server/errors.h"
-#include "server/runtime/docker/internal.h"
 
 enum { NANOS_PER_MILLI = 1000000 };
 
@@ -30,8 +31,15 @@ static void add_expiry(json_t *labels, const struct sandbox_spec *s) {
     json_object_set_new(labels, LABEL_EXPIRES, json_string(text));
 }
 
+// Where the sidecar has the sandbox's ports.
+static void add_port_label(json_t *labels, const struct container_place *place) {
+    if (place->published && place->published->port)
+        json_object_set_new(labels, LABEL "embedding-proxy-port",
+                            json_sprintf("%u", place->published->port));
+}
+
 static json_t *labels_of(struct docker *d, const struct provision_request *q,
-                         const json_t *inherited) {
+                         const json_t *inherited, const struct container_place *place) {
     const struct sandbox_spec *s = q->spec;
     json_t *labels = json_object();
     size_t i;
@@ -51,6 +59,7 @@ static json_t *labels_of(struct docker *d, const struct provision_request *q,
         json_object_set_new(labels, LABEL "platform-arch", json_string(s->platform_arch));
     if (s->snapshot_id)
         json_object_set_new(labels, LABEL "snapshot-id", json_string(s->snapshot_id));
+    add_port_label(labels, place);
     return labels;
 }
 
@@ -151,15 +160,43 @@ static void add_limits(const struct docker *d, const struct sandbox_spec *s, jso
                             json_integer((json_int_t)s->cpu_millis * NANOS_PER_MILLI));
 }
 
-static json_t *host_of(const struct docker *d, const struct provision_request *q, json_t *binds) {
+// A sandbox's output must not fill the host's disk.
+json_t *docker_log_config(const struct docker *d) {
+    return json_pack("{s:s,s:{s:s}}", "Type",
+                     engine_is_podman(d->engine) ? "k8s-file" : "json-file", "Config", "max-size",
+                     "16m");
+}
+
+static bool lists(const json_t *list, const char *word) {
+    size_t i;
+    const json_t *one;
+    json_array_foreach(list, i, one) {
+        if (strcasecmp(json_string_value(one), word) == 0)
+            return true;
+    }
+    return false;
+}
+
+// Whatever is configured: who could change the rules, or write frames past them, has no policy.
+static json_t *dropped(const struct docker *d, bool policy) {
+    static const char *const always[] = {"NET_ADMIN", "NET_RAW"};
     json_t *drop = json_array();
     for (docker_list p = d->settings.drop_capabilities; p && *p; p++)
         json_array_append_new(drop, json_string(*p));
-    // the log is bounded: a sandbox's output must not fill the host's disk
-    json_t *host = json_pack(
-        "{s:s,s:o,s:o,s:O,s:{s:s,s:{s:s}}}", "NetworkMode", d->network, "CapDrop", drop,
-        "SecurityOpt", security_of(d), "Binds", binds, "LogConfig", "Type",
-        engine_is_podman(d->engine) ? "k8s-file" : "json-file", "Config", "max-size", "16m");
+    for (size_t i = 0; i < ARRAY_SIZE(always) && policy; i++)
+        if (!lists(drop, always[i]) && !lists(drop, "ALL"))
+            json_array_append_new(drop, json_string(always[i]));
+    return drop;
+}
+
+static json_t *host_of(const struct docker *d, const struct provision_request *q, json_t *binds,
+                       const struct container_place *place) {
+    bool joins = *place->sidecar;
+    json_t *network =
+        joins ? json_sprintf("container:%s", place->sidecar) : json_string(d->network);
+    json_t *host =
+        json_pack("{s:o,s:o,s:o,s:O,s:o}", "NetworkMode", network, "CapDrop", dropped(d, joins),
+                  "SecurityOpt", security_of(d), "Binds", binds, "LogConfig", docker_log_config(d));
     add_limits(d, q->spec, host);
     if (q->spec->gpus) {
         int64_t count = q->spec->gpus == SPEC_GPUS_ALL ? -1 : (int64_t)q->spec->gpus;
@@ -170,7 +207,7 @@ static json_t *host_of(const struct docker *d, const struct provision_request *q
     }
     if (d->settings.secure_runtime)
         json_object_set_new(host, "Runtime", json_string(d->settings.secure_runtime));
-    if (d->publish)
+    if (d->publish && !joins)
         json_object_set_new(host, "PortBindings",
                             json_pack("{s:[{s:s,s:s}]}", "44772/tcp", "HostIp",
                                       d->settings.publish_host, "HostPort", ""));
@@ -179,17 +216,17 @@ static json_t *host_of(const struct docker *d, const struct provision_request *q
 
 json_t *docker_container_body(struct docker *d, const struct provision_request *q,
                               const char *image, const json_t *inherited, json_t *binds,
-                              unsigned host_port, struct error *err) {
-    json_t *host = host_of(d, q, binds);
+                              const struct container_place *place, struct error *err) {
+    json_t *host = host_of(d, q, binds, place);
     json_t *body = json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "Image", image, "Entrypoint",
-                             entrypoint_of(d, host_port), "Cmd", command_of(q->spec), "Env",
-                             environment_of(d, q, inherited, host_port), "Labels",
-                             labels_of(d, q, inherited), "HostConfig", host);
+                             entrypoint_of(d, place->host_port), "Cmd", command_of(q->spec), "Env",
+                             environment_of(d, q, inherited, place->host_port), "Labels",
+                             labels_of(d, q, inherited, place), "HostConfig", host);
     if (!body) {
         (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
         return NULL;
     }
-    if (d->publish)
+    if (d->publish && !*place->sidecar)
         json_object_set_new(body, "ExposedPorts", json_pack("{s:{}}", "44772/tcp"));
     return body;
 }

@@ -13,10 +13,17 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "http/client.h"
 #include "server/runtime/docker/internal.h"
 #include "server/runtime/inside.h"
 
-enum { INSIDE_WAIT_MS = 1000, OUTSIDE_WAIT_MS = 5000, CGROUP_TEXT_MAX = 16384 };
+enum {
+    INSIDE_WAIT_MS = 1000,
+    OUTSIDE_WAIT_MS = 5000,
+    CGROUP_TEXT_MAX = 16384,
+    ANSWER_MAX = 4096,
+    ANSWER_MS = 2000
+};
 
 // ---- the namespace ----
 
@@ -118,7 +125,11 @@ static int dial_inside(int net, uint32_t address, unsigned port, struct error *e
 int docker_dial_box(struct docker *d, const struct box *b, unsigned port, int *ret_fd,
                     struct error *err) {
     int fd;
-    if (port == EXECD_PORT && b->port)
+    if (port == EGRESS_PORT && !b->policy)
+        return error_set(err, ENOTCONN, "the sandbox has no network policy");
+    if (port == EGRESS_PORT && b->egress_port)
+        fd = connect_outside(b->host, b->egress_port, err);
+    else if (port == EXECD_PORT && b->port)
         fd = connect_outside(b->host, b->port, err);
     else if (d->host_network)
         fd = connect_outside("127.0.0.1", port, err);
@@ -133,6 +144,25 @@ int docker_dial_box(struct docker *d, const struct box *b, unsigned port, int *r
         return -1;
     *ret_fd = fd;
     return 0;
+}
+
+int docker_ask(struct docker *d, const struct box *b, unsigned port, const char *path,
+               struct error *err) {
+    struct strbuf body cleanup_strbuf;
+    unsigned status = 0;
+    int fd = -1;
+    strbuf_init(&body, ANSWER_MAX);
+    if (docker_dial_box(d, b, port, &fd, err))
+        return 0;
+    (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    struct http_client *c = http_client_new(fd);
+    if (!c)
+        return error_set(err, ENOMEM, "out of memory");
+    int r = http_client_request(c, "GET", path, "", NULL, 0, &status, &body, ANSWER_MS, err);
+    http_client_free(c);
+    if (!r && status != 200)
+        (void)error_set(err, EPROTO, "status %u: %.200s", status, body.data);
+    return !r && status == 200;
 }
 
 int docker_dial(struct docker *d, const char *id, unsigned port, int *ret_fd, struct error *err) {

@@ -14,6 +14,7 @@
 #include "server/runtime/docker/inspect/examine.h"
 #include "server/runtime/docker/inspect/facts.h"
 #include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/sidecar/sidecar.h"
 
 enum { SECCOMP_MAX = 1024 * 1024, PIDS_DEFAULT = 4096, START_MS = 30000 };
 
@@ -71,6 +72,7 @@ static int docker_start(struct runtime *r, struct error *err) {
     if (engine_negotiate(d->engine, err) || check_engine(d, err) ||
         docker_network_prepare(d, err) || docker_execd_prepare(d, err) || check_foreign(d, err))
         return -1;
+    docker_sidecar_prepare(d);
     d->events = docker_events_new(d, err);
     if (!d->events)
         return -1;
@@ -87,8 +89,7 @@ static int docker_list_all(struct runtime *r, struct runtime_found **ret, size_t
 }
 static int docker_adopt(struct runtime *r, const char *id, const struct sandbox_spec *spec,
                         const char *state, struct inspection *ret, struct error *err) {
-    (void)spec;
-    return docker_sandbox_adopt(self(r), id, state, ret, err);
+    return docker_sandbox_adopt(self(r), id, spec, state, ret, err);
 }
 // Sandboxes of a reference server are its own until somebody says otherwise; that they are there is
 // said.
@@ -121,10 +122,8 @@ static int provision(struct runtime *r, const struct provision_request *q,
 static int destroy(struct runtime *r, const char *id, struct error *err) {
     return docker_sandbox_destroy(self(r), id, err);
 }
-// The container has ended and holds nothing but its log, which is wanted.
 static int retire(struct runtime *r, const char *id, struct error *err) {
-    (void)r, (void)id, (void)err;
-    return 0;
+    return docker_sandbox_retire(self(r), id, err);
 }
 static int pause_it(struct runtime *r, const char *id, struct error *err) {
     return docker_sandbox_freeze(self(r), id, true, err);
@@ -205,7 +204,7 @@ static const struct runtime_ops ops = {.name = "docker",
                                        .code_prefix = "DOCKER",
                                        .features = RUNTIME_PAUSE | RUNTIME_PLATFORM | RUNTIME_GPU |
                                                    RUNTIME_NAMED_VOLUMES | RUNTIME_SNAPSHOTS |
-                                                   RUNTIME_OSSFS,
+                                                   RUNTIME_OSSFS | RUNTIME_NETWORK_POLICY,
                                        .start = docker_start,
                                        .list = docker_list_all,
                                        .adopt = docker_adopt,
@@ -274,6 +273,8 @@ static int fill(struct docker *d, struct error *err) {
         d->settings.default_pids = PIDS_DEFAULT;
     if (!d->settings.start_timeout_ms)
         d->settings.start_timeout_ms = START_MS;
+    if (!d->settings.egress_ready_ms)
+        d->settings.egress_ready_ms = START_MS;
     d->network = mode ? mode : OWN_NETWORK;
     d->host_network = mode && strcmp(mode, "host") == 0;
     if (check_settings(&d->settings, err) || read_seccomp(d, err))

@@ -40,7 +40,12 @@ struct docker_settings {
     docker_list sandbox_env;      // "NAME=value" for every sandbox
     docker_list sandbox_binds;    // "source:target[:options]" for every sandbox
     docker_list allowed_host_paths;
-    const char *ossfs_root; // [/mnt/ossfs] where buckets are mounted
+    const char *egress_image; // of the sidecar that keeps network policies; NULL: none is kept
+    docker_list egress_dns;   // servers it asks, "ip" or "ip:port"; empty: those of this host
+    bool egress_names_only;   // mode dns: addresses stay open
+    bool egress_disable_ipv6; // no IPv6 in sandboxes with a policy
+    int64_t egress_ready_ms;  // [30000] from its create until the policy is in force
+    const char *ossfs_root;   // [/mnt/ossfs] where buckets are mounted
     enum docker_limits limits;
     uint64_t default_pids;    // [4096] when the spec names none
     int64_t start_timeout_ms; // [30000] from the start of the container to execd's first answer

@@ -9,24 +9,14 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/list.h"
 #include "base/log.h"
 #include "base/parse.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/sidecar/sidecar.h"
+#include "server/runtime/ends.h"
 
 enum { LINE_MAX_BYTES = 1024 * 1024, PAUSE_MIN_MS = 50, PAUSE_MAX_MS = 1000 };
-
-struct ended {
-    struct list node;
-    char id[SANDBOX_ID_SIZE];
-};
-
-// What the loop runs. Whoever comes second of the task and docker_events_stop() frees it.
-struct delivery {
-    struct loop_task task;
-    struct docker_events *events; // NULL once stopped
-};
 
 struct docker_events {
     struct docker *docker;
@@ -36,56 +26,12 @@ struct docker_events {
     pthread_mutex_t lock; // guards everything below
     pthread_cond_t wake;  // ending has changed
     bool started, ending;
-    struct list untold; // struct ended
-    struct loop *loop;
-    runtime_event_fn *event;
-    void *arg;
-    struct delivery *posted;
+    struct ends *ends;
 };
 
-// ---- telling the loop ----
-
-static void deliver(struct loop_task *task) {
-    struct delivery *d = CONTAINER_OF(task, struct delivery, task);
-    struct docker_events *e = d->events;
-    free(d);
-    if (!e)
-        return;
-    (void)pthread_mutex_lock(&e->lock);
-    e->posted = NULL;
-    for (struct list *node; (node = list_pop(&e->untold));) {
-        struct ended *end = LIST_ENTRY(node, struct ended, node);
-        struct runtime_event event = {.kind = RUNTIME_EVENT_EXITED};
-        memcpy(event.id, end->id, sizeof event.id);
-        free(end);
-        (void)pthread_mutex_unlock(&e->lock);
-        e->event(&event, e->arg); // may call back into us
-        (void)pthread_mutex_lock(&e->lock);
-    }
-    (void)pthread_mutex_unlock(&e->lock);
-}
-
-static void post(struct docker_events *e) { // locked
-    if (!e->loop || e->posted || list_empty(&e->untold))
-        return;
-    struct delivery *d = calloc(1, sizeof *d);
-    if (!d)
-        return; // the next end tries again
-    d->task.run = deliver;
-    d->events = e;
-    e->posted = d;
-    loop_post(e->loop, &d->task);
-}
-
 void docker_events_tell(struct docker_events *e, const char *id) {
-    struct ended *end = e ? calloc(1, sizeof *end) : NULL;
-    if (!end)
-        return;
-    (void)snprintf(end->id, sizeof end->id, "%s", id);
-    (void)pthread_mutex_lock(&e->lock);
-    list_push_back(&e->untold, &end->node);
-    post(e);
-    (void)pthread_mutex_unlock(&e->lock);
+    if (e)
+        ends_tell(e->ends, id);
 }
 
 // ---- what happened to a sandbox ----
@@ -159,11 +105,28 @@ static bool is_one_of(const char *word, const char *const *list) {
     return false;
 }
 
+// A sandbox whose sidecar has ended has no network any more. Not while one of both is removed.
+static int check_sidecar(struct docker_events *e, const char *id) {
+    struct docker *d = e->docker;
+    struct error err;
+    cleanup_json json_t *sidecar = NULL;
+    (void)pthread_mutex_lock(&d->lock);
+    const struct box *b = map_get(&d->boxes, id);
+    bool live = b && b->policy && b->running && !b->ended;
+    (void)pthread_mutex_unlock(&d->lock);
+    if (!live || docker_sidecar_inspect(d, id, &sidecar, &err) == 0)
+        return 0;
+    return err.kind == ENOENT && docker_sidecar_lost(d, id, &err) == 0 ? 0 : -1;
+}
+
 static int on_container(struct docker_events *e, const char *action, const json_t *attributes) {
     static const char *const looks[] = {"die",   "died",    "destroy", "remove",  "oom",
                                         "pause", "unpause", "kill",    "cleanup", NULL};
     const char *id = json_string_value(json_object_get(attributes, LABEL_ID));
-    return id && is_one_of(action, looks) ? look_at(e, id, attributes) : 0;
+    if (!id || !is_one_of(action, looks))
+        return 0;
+    return json_object_get(attributes, LABEL_SIDECAR_FOR) ? check_sidecar(e, id)
+                                                          : look_at(e, id, attributes);
 }
 
 static int on_event(struct docker_events *e, const json_t *event) {
@@ -232,8 +195,8 @@ static int look_at_all(struct docker_events *e) {
         const struct box *b = map_get(&d->boxes, ids.items[i]);
         bool running = b && b->running;
         (void)pthread_mutex_unlock(&d->lock);
-        if (running)
-            r = look_at(e, ids.items[i], NULL);
+        if (running && !(r = look_at(e, ids.items[i], NULL)))
+            r = check_sidecar(e, ids.items[i]);
     }
     free(ids.items);
     docker_image_forget(d);
@@ -309,9 +272,13 @@ struct docker_events *docker_events_new(struct docker *d, struct error *err) {
         free(e);
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
     }
+    if (!(e->ends = ends_new(err))) {
+        engine_stop_free(e->stop);
+        free(e);
+        return NULL;
+    }
     e->docker = d;
     strbuf_init(&e->line, LINE_MAX_BYTES);
-    list_init(&e->untold);
     (void)pthread_mutex_init(&e->lock, NULL);
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -327,27 +294,16 @@ struct docker_events *docker_events_new(struct docker *d, struct error *err) {
 
 void docker_events_deliver(struct docker_events *e, struct loop *l, runtime_event_fn *event,
                            void *arg) {
-    (void)pthread_mutex_lock(&e->lock);
-    e->loop = l;
-    e->event = event;
-    e->arg = arg;
-    post(e);
-    (void)pthread_mutex_unlock(&e->lock);
+    ends_deliver(e->ends, l, event, arg);
 }
 
 void docker_events_stop(struct docker_events *e) {
-    (void)pthread_mutex_lock(&e->lock);
-    e->loop = NULL;
-    if (e->posted)
-        e->posted->events = NULL; // it frees itself when the loop runs it
-    e->posted = NULL;
-    (void)pthread_mutex_unlock(&e->lock);
+    ends_stop(e->ends);
 }
 
 void docker_events_free(struct docker_events *e) {
     if (!e)
         return;
-    docker_events_stop(e);
     (void)pthread_mutex_lock(&e->lock);
     e->ending = true;
     (void)pthread_cond_signal(&e->wake);
@@ -355,8 +311,7 @@ void docker_events_free(struct docker_events *e) {
     engine_stop_now(e->stop);
     if (e->started)
         (void)pthread_join(e->thread, NULL);
-    for (struct list *node; (node = list_pop(&e->untold));)
-        free(LIST_ENTRY(node, struct ended, node));
+    ends_free(e->ends);
     engine_stop_free(e->stop);
     strbuf_free(&e->line);
     (void)pthread_cond_destroy(&e->wake);

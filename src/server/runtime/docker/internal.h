@@ -35,6 +35,8 @@ struct box {
     uint32_t address;                  // IPv4, network order; 0: none
     char host[DOCKER_HOST_SIZE];       // where `port` is published
     unsigned port;                     // of execd, published or on the host's network; 0: neither
+    unsigned egress_port;              // of its sidecar's API, published; 0: not
+    bool policy;                       // it has a sidecar, which keeps its network policy
     bool volumes;                      // it has volumes of its own on the engine
     bool running;                      // its create is over: its end is told
     bool paused, ended;
@@ -73,25 +75,23 @@ int docker_sandbox_freeze(struct docker *d, const char *id, bool pause, struct e
 int docker_sandbox_inspect(struct docker *d, const char *id, struct inspection *ret,
                            struct error *err);
 int docker_sandbox_logs(struct docker *d, const char *id, struct strbuf *ret, struct error *err);
-int docker_sandbox_adopt(struct docker *d, const char *id, const char *state,
-                         struct inspection *ret, struct error *err);
+int docker_sandbox_adopt(struct docker *d, const char *id, const struct sandbox_spec *spec,
+                         const char *state, struct inspection *ret, struct error *err);
 int docker_sandbox_sweep(struct docker *d, struct error *err);
 // What an inspected container's State says.
 void docker_inspection_of(const json_t *container, struct inspection *ret);
-// Fills address, port and namespace of a running container.
-int docker_box_reach(struct docker *d, const json_t *container, struct box *b, struct error *err);
+// Fills address, ports and namespace of a running container; `network`: the container whose network
+// it is in, mostly itself.
+int docker_box_reach(struct docker *d, const json_t *container, const json_t *network,
+                     struct box *b, struct error *err);
+// Removes a container by name or id, running or not; waits for a removal that is under way. None is
+// fine.
+int docker_container_remove(struct docker *d, const char *name, struct error *err);
+// The sandbox has ended, and stays visible.
+int docker_sandbox_retire(struct docker *d, const char *id, struct error *err);
 // Appends what a container wrote, frames taken off.
 int docker_container_logs(struct docker *d, const char *container, const char *query,
                           struct strbuf *ret, struct error *err);
-
-// ---- container.c: the body of a create ----
-// image: what the engine calls it; inherited: of docker_image_inherited(); host_port: of execd on
-// the host's network.
-json_t *docker_container_body(struct docker *d, const struct provision_request *q,
-                              const char *image, const json_t *inherited, json_t *binds,
-                              unsigned host_port, struct error *err);
-json_t *docker_owner_labels(const struct docker *d,
-                            const char *id); // of everything that a sandbox has on the engine
 
 // ---- provision.c ----
 int docker_provision(struct docker *d, const struct provision_request *q,
@@ -131,6 +131,9 @@ int docker_volumes_remove(struct docker *d, const char *id, struct error *err);
 int docker_dial(struct docker *d, const char *id, unsigned port, int *ret_fd, struct error *err);
 int docker_dial_box(struct docker *d, const struct box *b, unsigned port, int *ret_fd,
                     struct error *err);
+// GET of a program in it: 1: status 200, 0: not yet, err says why; -1: no memory.
+int docker_ask(struct docker *d, const struct box *b, unsigned port, const char *path,
+               struct error *err);
 // The network namespace of a container's first process, opened behind its pidfd.
 int docker_namespace_open(int pid, const char *container, int *ret_fd, struct error *err);
 

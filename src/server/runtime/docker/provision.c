@@ -2,7 +2,6 @@
 // destroy when a later one fails.
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -11,10 +10,10 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "fmt/json.h"
-#include "http/client.h"
 #include "io/stream.h"
 #include "server/errors.h"
-#include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/container.h"
+#include "server/runtime/docker/sidecar/sidecar.h"
 
 #define EXECD_BEGAN "listening on port" // it says so once the entrypoint runs (execd/main.c)
 
@@ -24,8 +23,6 @@ enum {
     CPU_MIN_MILLIS = 10,
     PAUSE_MIN_MS = 2,
     PAUSE_MAX_MS = 50,
-    ANSWER_MAX = 4096,
-    ANSWER_MS = 2000,
     LOG_TAIL = 400
 };
 
@@ -35,7 +32,8 @@ struct making {
     struct provision_result *ret;
     struct box *box; // in the map from the first step on; the lock guards what others read
     char name[CONTAINER_NAME_SIZE];
-    unsigned host_port; // on the host's network
+    struct container_place place;
+    struct box sidecar; // where its network is reached, when it has a policy
     bool over;          // it has ended already
     int64_t phase_start;
 };
@@ -94,7 +92,8 @@ static int choose_port(struct making *m, struct error *err) {
         return -1;
     if (getsockname(fd, (struct sockaddr *)&a, &len))
         return error_errno(err, errno, "port for execd");
-    m->host_port = ntohs(a.sin_port); // execd refuses to start when somebody takes it meanwhile
+    m->place.host_port =
+        ntohs(a.sin_port); // execd refuses to start when somebody takes it meanwhile
     return 0;
 }
 
@@ -116,8 +115,7 @@ static json_t *body_of(struct making *m, struct error *err) {
     m->box->volumes = own; // also after a failure: the destroy takes away what was made
     if (r || docker_image_inherited(d, known, &inherited, err))
         return NULL;
-    return docker_container_body(d, m->q, image ? image : known, inherited, binds, m->host_port,
-                                 err);
+    return docker_container_body(d, m->q, image ? image : known, inherited, binds, &m->place, err);
 }
 
 static int create(struct making *m, struct error *err) {
@@ -188,13 +186,15 @@ static int look(struct making *m, struct error *err) {
     m->over = !i.alive;
     if (m->over)
         return judge_end(m, &i, err);
-    if (docker_box_reach(m->d, container, &found, err))
+    if (docker_box_reach(m->d, container, m->sidecar.policy ? NULL : container, &found, err))
         return -1;
+    const struct box *network = m->sidecar.policy ? &m->sidecar : &found;
     (void)pthread_mutex_lock(&m->d->lock);
     m->box->net_fd = found.net_fd;
-    m->box->address = found.address;
-    m->box->port = m->d->host_network ? m->host_port : found.port;
-    memcpy(m->box->host, found.host, sizeof found.host);
+    m->box->address = network->address;
+    m->box->port = m->d->host_network ? m->place.host_port : network->port;
+    m->box->egress_port = network->egress_port;
+    memcpy(m->box->host, network->host, sizeof network->host);
     (void)pthread_mutex_unlock(&m->d->lock);
     return 0;
 }
@@ -206,25 +206,6 @@ static int reach(struct making *m, struct error *err) {
         r = look(m, err);
     }
     return r ? r : engine_forgive(err);
-}
-
-// 1: it answered; 0: not yet.
-static int ping(struct making *m, struct error *err) {
-    struct strbuf body cleanup_strbuf;
-    unsigned status = 0;
-    int fd;
-    strbuf_init(&body, ANSWER_MAX);
-    if (docker_dial_box(m->d, m->box, EXECD_PORT, &fd, err))
-        return 0;
-    (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
-    struct http_client *c = http_client_new(fd);
-    if (!c)
-        return error_set(err, ENOMEM, "out of memory");
-    int r = http_client_request(c, "GET", "/ping", "", NULL, 0, &status, &body, ANSWER_MS, err);
-    http_client_free(c);
-    if (!r && status != 200)
-        (void)error_set(err, EPROTO, "status %u", status);
-    return !r && status == 200;
 }
 
 static bool has_ended(struct making *m, struct inspection *ret) {
@@ -240,7 +221,7 @@ static int await_answer(struct making *m, struct error *err) {
     for (;;) {
         struct error why = {0};
         struct inspection i;
-        int r = ping(m, &why);
+        int r = docker_ask(m->d, m->box, EXECD_PORT, "/ping", &why);
         if (r > 0)
             return 0;
         if (has_ended(m, &i))
@@ -272,8 +253,23 @@ static int report(struct making *m, struct error *err) {
     return 0;
 }
 
+// First of all: the sandbox joins its network.
+static int start_sidecar(struct making *m, struct error *err) {
+    if (!m->q->spec->network_policy)
+        return 0;
+    (void)pthread_mutex_lock(&m->d->lock);
+    m->box->policy = true; // a destroy looks for it from now on
+    (void)pthread_mutex_unlock(&m->d->lock);
+    if (docker_sidecar_start(m->d, m->q, m->place.sidecar, &m->sidecar, err))
+        return -1;
+    m->place.published = &m->sidecar;
+    phase(m, "egress");
+    return 0;
+}
+
 static int make(struct making *m, struct error *err) {
-    if (check_limits(m->d, m->q->spec, err) || (m->d->host_network && choose_port(m, err)))
+    if (check_limits(m->d, m->q->spec, err) || (m->d->host_network && choose_port(m, err)) ||
+        start_sidecar(m, err))
         return -1;
     if (create(m, err))
         return -1;
@@ -303,7 +299,8 @@ static int finish_error(struct error *err) {
 
 int docker_provision(struct docker *d, const struct provision_request *q,
                      struct provision_result *ret, struct error *err) {
-    struct making m = {.d = d, .q = q, .ret = ret, .box = docker_box_new()};
+    struct making m = {
+        .d = d, .q = q, .ret = ret, .box = docker_box_new(), .sidecar = {.net_fd = -1}};
     *ret = (struct provision_result){.phase_count = 0};
     m.phase_start = clock_boot_ns();
     (void)snprintf(m.name, sizeof m.name, "sandbox-%s", q->id);

@@ -12,6 +12,7 @@
 #include "fmt/json.h"
 #include "server/errors.h"
 #include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/sidecar/sidecar.h"
 
 enum { REMOVAL_TRIES = 100, REMOVAL_PAUSE_MS = 100, LOG_LINES = 10000 };
 
@@ -88,6 +89,14 @@ static const char *published_host(const struct docker *d) {
     return engine_is_socket(d->engine) ? "127.0.0.1" : engine_name(d->engine);
 }
 
+static unsigned published_port(const json_t *settings, const char *inside) {
+    const json_t *binding =
+        json_array_get(json_object_get(json_object_get(settings, "Ports"), inside), 0);
+    const char *port = json_string_value(json_object_get(binding, "HostPort"));
+    uint64_t number = 0;
+    return port && parse_u64(port, 1, 65535, &number) == 0 ? (unsigned)number : 0;
+}
+
 // The bridge's address, and where execd is published.
 static void read_network(struct docker *d, const json_t *container, struct box *b) {
     const json_t *n = json_object_get(container, "NetworkSettings");
@@ -101,16 +110,13 @@ static void read_network(struct docker *d, const json_t *container, struct box *
         b->address = inet_addr(text);
     if (b->address == INADDR_NONE)
         b->address = 0;
-    const json_t *binding =
-        json_array_get(json_object_get(json_object_get(n, "Ports"), "44772/tcp"), 0);
-    const char *port = json_string_value(json_object_get(binding, "HostPort"));
-    uint64_t number = 0;
-    if (port && parse_u64(port, 1, 65535, &number) == 0)
-        b->port = (unsigned)number;
+    b->port = published_port(n, "44772/tcp");
+    b->egress_port = published_port(n, "18080/tcp");
     (void)snprintf(b->host, sizeof b->host, "%s", published_host(d));
 }
 
-int docker_box_reach(struct docker *d, const json_t *container, struct box *b, struct error *err) {
+int docker_box_reach(struct docker *d, const json_t *container, const json_t *network,
+                     struct box *b, struct error *err) {
     const char *id = json_string_value(json_object_get(container, "Id"));
     if (!id || strlen(id) < 12 || strlen(id) >= sizeof b->container)
         return error_set(err, EPROTO, "the engine tells no id of the container");
@@ -119,12 +125,12 @@ int docker_box_reach(struct docker *d, const json_t *container, struct box *b, s
         (void)snprintf(b->host, sizeof b->host, "127.0.0.1");
         return 0;
     }
-    read_network(d, container, b);
+    read_network(d, network, b);
     if (d->publish)
-        return b->port ? 0
-                       : error_set(err, EPROTO,
-                                   "the engine published no port for execd; see "
-                                   "docker.publish_ports and docker.publish_host");
+        return b->port || !network ? 0
+                                   : error_set(err, EPROTO,
+                                               "the engine published no port for execd; see "
+                                               "docker.publish_ports and docker.publish_host");
     json_int_t pid = json_integer_value(json_object_get(state_of(container), "Pid"));
     return docker_namespace_open((int)pid, id, &b->net_fd, err);
 }
@@ -199,22 +205,24 @@ static void pause_ms(int64_t ms) {
 }
 
 // The engine says "in progress" while another removal runs: that one's end is ours.
-static int await_removal(struct docker *d, const char *id, struct error *err) {
+static int await_removal(struct docker *d, const char *name, struct error *err) {
     for (int i = 0; i < REMOVAL_TRIES; i++) {
         cleanup_json json_t *container = NULL;
-        if (inspect_container(d, id, &container, err))
+        if (engine_get(d->engine, &container, err, "/containers/%s/json", name))
             return err->kind == ENOENT ? engine_forgive(err) : -1;
         pause_ms(REMOVAL_PAUSE_MS);
     }
-    return error_set(err, ETIMEDOUT, "the engine does not finish the removal of sandbox %s", id);
+    return error_set(err, ETIMEDOUT, "the engine does not finish the removal of %s", name);
 }
 
-static int remove_container(struct docker *d, const char *name, struct error *err) {
+int docker_container_remove(struct docker *d, const char *name, struct error *err) {
     char path[ENGINE_PATH_MAX];
     (void)snprintf(path, sizeof path, "/containers/%s?force=1&v=1", name);
     const struct engine_call c = {.method = "DELETE", .path = path};
     if (engine_do(d->engine, &c, NULL, err) == 0)
         return 0;
+    if (err->kind == EBUSY)
+        return await_removal(d, name, err);
     return err->kind == ENOENT ? engine_forgive(err) : -1;
 }
 
@@ -230,12 +238,22 @@ static int failed_delete(struct error *err) {
 int docker_sandbox_destroy(struct docker *d, const char *id, struct error *err) {
     char name[CONTAINER_NAME_SIZE];
     struct box *b = box_take(d, id);
-    bool volumes = !b || b->volumes; // an unknown one may have some
+    bool volumes = !b || b->volumes, policy = !b || b->policy; // an unknown one may have some
     docker_box_free(b);
     (void)snprintf(name, sizeof name, "sandbox-%s", id);
-    if (remove_container(d, name, err) && (err->kind != EBUSY || await_removal(d, id, err)))
+    // the sidecar last: it stands before the sandbox as long as that is there
+    if (docker_container_remove(d, name, err) || (policy && docker_sidecar_remove(d, id, err)))
         return failed_delete(err);
     return volumes && docker_volumes_remove(d, id, err) ? failed_delete(err) : 0;
+}
+
+// The container holds nothing but its log, which is wanted; its sidecar has nothing to do.
+int docker_sandbox_retire(struct docker *d, const char *id, struct error *err) {
+    (void)pthread_mutex_lock(&d->lock);
+    const struct box *b = map_get(&d->boxes, id);
+    bool policy = b && b->policy;
+    (void)pthread_mutex_unlock(&d->lock);
+    return policy ? docker_sidecar_remove(d, id, err) : 0;
 }
 
 // ---- logs ----
@@ -375,12 +393,13 @@ static unsigned saved_port(const char *state) {
 }
 
 // What an inspected container says goes into its box, unless the event stream was there first.
-static int settle(struct docker *d, struct box *b, const json_t *container, const char *state,
-                  struct inspection *ret, struct error *err) {
+// `network`: the container whose network it has.
+static int settle(struct docker *d, struct box *b, const json_t *container, const json_t *network,
+                  const char *state, struct inspection *ret, struct error *err) {
     struct inspection i;
     struct box found = {.net_fd = -1, .port = d->host_network ? saved_port(state) : 0};
     docker_inspection_of(container, &i);
-    if (i.alive && docker_box_reach(d, container, &found, err))
+    if (i.alive && docker_box_reach(d, container, network, &found, err))
         return -1;
     (void)pthread_mutex_lock(&d->lock);
     memcpy(b->container, found.container, sizeof b->container);
@@ -388,6 +407,7 @@ static int settle(struct docker *d, struct box *b, const json_t *container, cons
     b->net_fd = found.net_fd;
     b->address = found.address;
     b->port = found.port;
+    b->egress_port = found.egress_port;
     b->running = true;
     b->paused = i.paused;
     if (!b->ended) {
@@ -399,18 +419,36 @@ static int settle(struct docker *d, struct box *b, const json_t *container, cons
     return 0;
 }
 
-int docker_sandbox_adopt(struct docker *d, const char *id, const char *state,
-                         struct inspection *ret, struct error *err) {
+// The sandbox, and the sidecar that it lives behind; without that one it is ended.
+static int look_for(struct docker *d, const char *id, bool policy, json_t **ret_container,
+                    json_t **ret_sidecar, struct error *err) {
+    struct inspection i;
+    if (inspect_container(d, id, ret_container, err))
+        return -1;
+    docker_inspection_of(*ret_container, &i);
+    if (!policy || !i.alive || docker_sidecar_inspect(d, id, ret_sidecar, err) == 0)
+        return 0;
+    if (err->kind != ENOENT || docker_sidecar_lost(d, id, err))
+        return -1;
+    json_decref(TAKE_PTR(*ret_container));
+    return inspect_container(d, id, ret_container, err);
+}
+
+int docker_sandbox_adopt(struct docker *d, const char *id, const struct sandbox_spec *spec,
+                         const char *state, struct inspection *ret, struct error *err) {
     cleanup_json json_t *container = NULL;
+    cleanup_json json_t *sidecar = NULL;
+    bool policy = spec->network_policy != NULL;
     struct box *b = docker_box_new();
     if (!b || docker_box_put(d, id, b, err)) { // first, so that the event stream knows it
         docker_box_free(b);
         return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
     }
     b->volumes = true; // it may have some
-    int r = inspect_container(d, id, &container, err);
+    b->policy = policy;
+    int r = look_for(d, id, policy, &container, &sidecar, err);
     if (!r)
-        return settle(d, b, container, state, ret, err);
+        return settle(d, b, container, sidecar ? sidecar : container, state, ret, err);
     docker_box_drop(d, id);
     if (err->kind != ENOENT)
         return -1;
@@ -429,7 +467,7 @@ static int sweep_helpers(struct docker *d, struct error *err) {
     json_array_foreach(containers, i, one) {
         const char *id = json_string_value(json_object_get(one, "Id"));
         if (id && !json_object_get(json_object_get(one, "Labels"), LABEL_ID) &&
-            remove_container(d, id, err))
+            docker_container_remove(d, id, err))
             return -1;
     }
     return 0;

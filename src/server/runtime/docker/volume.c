@@ -12,7 +12,7 @@
 #include "fmt/json.h"
 #include "server/errors.h"
 #include "server/runtime/docker/adopt/adopt.h"
-#include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/container.h"
 #include "server/runtime/docker/volume/ossfs.h"
 
 enum { PATH_SIZE = 4096 };

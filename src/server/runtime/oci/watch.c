@@ -12,22 +12,14 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
-#include "base/list.h"
 #include "base/map.h"
+#include "server/runtime/ends.h"
 
 enum { EVENTS = 16 };
 
 struct watched {
     char id[SANDBOX_ID_SIZE];
     int pidfd, status;
-    struct list untold; // in watch.ended until the loop has heard
-};
-
-// What the loop runs. A heap object of its own, because a posted task must live until it ran:
-// whoever comes second of the task and watch_stop() frees it.
-struct delivery {
-    struct loop_task task;
-    struct watch *watch; // NULL once stopped
 };
 
 struct watch {
@@ -36,43 +28,8 @@ struct watch {
     int epoll, wake;
     bool ending;
     struct map boxes;
-    struct list ended;
-    struct loop *loop;
-    runtime_event_fn *event;
-    void *arg;
-    struct delivery *posted;
+    struct ends *ends;
 };
-
-static void deliver(struct loop_task *task) {
-    struct delivery *d = CONTAINER_OF(task, struct delivery, task);
-    struct watch *w = d->watch;
-    free(d);
-    if (!w)
-        return;
-    (void)pthread_mutex_lock(&w->lock);
-    w->posted = NULL;
-    for (struct list *node; (node = list_pop(&w->ended));) {
-        struct watched *b = LIST_ENTRY(node, struct watched, untold);
-        struct runtime_event e = {.kind = RUNTIME_EVENT_EXITED};
-        (void)snprintf(e.id, sizeof e.id, "%s", b->id);
-        (void)pthread_mutex_unlock(&w->lock);
-        w->event(&e, w->arg); // may call back into us
-        (void)pthread_mutex_lock(&w->lock);
-    }
-    (void)pthread_mutex_unlock(&w->lock);
-}
-
-static void post(struct watch *w) { // locked
-    if (!w->loop || w->posted || list_empty(&w->ended))
-        return;
-    struct delivery *d = calloc(1, sizeof *d);
-    if (!d)
-        return; // the next end tries again
-    d->task.run = deliver;
-    d->watch = w;
-    w->posted = d;
-    loop_post(w->loop, &d->task);
-}
 
 // The wait status; unknown when the sandbox is not our child (it began under an earlier server).
 static int reap(int pidfd) {
@@ -90,7 +47,7 @@ static bool note_end(const char *key, void *value, void *arg) {
     if (b->status == WATCH_STATUS_ALIVE && poll(&p, 1, 0) == 1) {
         (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, b->pidfd, NULL);
         b->status = reap(b->pidfd);
-        list_push_back(&w->ended, &b->untold);
+        ends_tell(w->ends, b->id);
     }
     return true;
 }
@@ -107,7 +64,6 @@ static void *run(void *arg) {
         if (!ending && n > 0) { // which ones is asked again: a descriptor's number may be another
                                 // sandbox's by now
             map_each(&w->boxes, note_end, w);
-            post(w);
         }
         (void)pthread_mutex_unlock(&w->lock);
         if (ending)
@@ -119,12 +75,15 @@ struct watch *watch_new(struct error *err) {
     struct watch *w = calloc(1, sizeof *w);
     if (!w)
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
+    if (!(w->ends = ends_new(err))) {
+        free(w);
+        return NULL;
+    }
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct epoll_event e = {.events = EPOLLIN};
     (void)pthread_mutex_init(&w->lock, NULL);
     map_init(&w->boxes);
-    list_init(&w->ended);
     int r =
         w->epoll < 0 || w->wake < 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->wake, &e) ? errno : 0;
     if (!r)
@@ -136,6 +95,7 @@ struct watch *watch_new(struct error *err) {
         (void)close(w->epoll);
     if (w->wake >= 0)
         (void)close(w->wake);
+    ends_free(w->ends);
     free(w);
     return NULL;
 }
@@ -150,7 +110,6 @@ static bool free_entry(const char *key, void *value, void *arg) {
 void watch_free(struct watch *w) {
     if (!w)
         return;
-    watch_stop(w);
     (void)pthread_mutex_lock(&w->lock);
     w->ending = true;
     (void)pthread_mutex_unlock(&w->lock);
@@ -160,26 +119,17 @@ void watch_free(struct watch *w) {
     map_clear(&w->boxes);
     (void)close(w->epoll);
     (void)close(w->wake);
+    ends_free(w->ends);
     (void)pthread_mutex_destroy(&w->lock);
     free(w);
 }
 
 void watch_deliver(struct watch *w, struct loop *l, runtime_event_fn *event, void *arg) {
-    (void)pthread_mutex_lock(&w->lock);
-    w->loop = l;
-    w->event = event;
-    w->arg = arg;
-    post(w);
-    (void)pthread_mutex_unlock(&w->lock);
+    ends_deliver(w->ends, l, event, arg);
 }
 
 void watch_stop(struct watch *w) {
-    (void)pthread_mutex_lock(&w->lock);
-    w->loop = NULL;
-    if (w->posted)
-        w->posted->watch = NULL; // it frees itself when the loop runs it
-    w->posted = NULL;
-    (void)pthread_mutex_unlock(&w->lock);
+    ends_stop(w->ends);
 }
 
 int watch_add(struct watch *w, const char *id, int pidfd, struct error *err) {
@@ -209,8 +159,6 @@ int watch_remove(struct watch *w, const char *id) {
     int status = b ? b->status : WATCH_STATUS_UNKNOWN;
     if (b && status == WATCH_STATUS_ALIVE)
         (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, b->pidfd, NULL);
-    if (b)
-        list_remove(&b->untold);
     (void)pthread_mutex_unlock(&w->lock);
     free(b);
     return status;
