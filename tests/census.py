@@ -8,14 +8,14 @@ PREFIX = re.compile(r"osb|opensandbox", re.I)
 
 
 def processes():
-    """Processes of sandboxes, runtimes and servers: by their command line."""
+    """Processes of sandboxes, of their egress, runtimes and servers: by their command line."""
     found = set()
     for p in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             argv = (p / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
             continue
-        if re.search(r"opensandbox-server --config|/execd init|crun .*--root|runc .*--root", argv):
+        if re.search(r"opensandbox-server --config|/execd init|crun .*--root|runc .*--root|/egress$|^/proc/self/exe worker$", argv):
             found.add(f"{p.name} {argv[:120]}")
     return found
 

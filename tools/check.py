@@ -91,11 +91,13 @@ def group_empty_root():
 
 
 def group_egress():
-    return pytest("-vv", "tests/component/test_egress.py", "tests/component/test_egress_hostile.py", "tests/component/test_egress_contract.py")
+    return pytest("-vv", "tests/component/test_egress.py", "tests/component/test_egress_hostile.py", "tests/component/test_egress_contract.py",
+                  "tests/e2e/test_egress_sandbox.py")
 
 
 def group_egress_closed():
-    return pytest("-vv", "tests/component/test_egress_fail_closed.py")
+    """The program by itself, then in sandboxes: their server is taken away too, and at the end nothing is left."""
+    return pytest("-vv", "tests/component/test_egress_fail_closed.py", "tests/e2e/test_egress_life.py")
 
 
 def group_e2e():

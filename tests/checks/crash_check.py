@@ -36,15 +36,16 @@ class Load:
     def __init__(self, server, threads, rng):
         self.server, self.stop_flag = server, threading.Event()
         self.lock = threading.Lock()
-        self.alive, self.doomed, self.gone, self.expiry = set(), set(), set(), {}
+        self.alive, self.doomed, self.gone, self.policed, self.expiry = set(), set(), set(), set(), {}
         self.threads = [threading.Thread(target=self.work, args=(random.Random(rng.random()),)) for _ in range(threads)]
 
     def work(self, rng):
         while not self.stop_flag.is_set():
+            policed = rng.random() < 0.3
             try:
                 sb = self.server.request("POST", "/v1/sandboxes", {
                     "image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "timeout": 3600,
-                    "resourceLimits": {"memory": "256Mi"}}, timeout=30)
+                    "resourceLimits": {"memory": "256Mi"}, **({"networkPolicy": {}} if policed else {})}, timeout=30)
                 if sb.status != 202:
                     if sb.status not in (429, 503):
                         check("create under load", False, sb)
@@ -52,6 +53,8 @@ class Load:
                 sid = sb.json()["id"]
                 with self.lock:
                     self.alive.add(sid)
+                    if policed:
+                        self.policed.add(sid)
                 if rng.random() < 0.3:
                     when = "2031-01-01T00:00:%02dZ" % rng.randrange(60)
                     r = self.server.request("POST", f"/v1/sandboxes/{sid}/renew-expiration", {"expiresAt": when}, timeout=30)
@@ -86,7 +89,7 @@ def found(server):
     """Sandbox ids of this server in /proc, cgroups, links and directories, read by us; other servers' are not looked at."""
     instance_root = server.state / "oci"
     instance = query(server, "select value from meta where name = 'instance'")[0]
-    group = re.compile(f"/[^/\n]*-{instance}/([0-9a-f-]{{36}})(?![^/\n])")
+    group = re.compile(f"/[^/\n]*-{instance}(?:\\.egress)?/([0-9a-f-]{{36}})(?![^/\n])")
     out = {"processes": set(), "cgroups": set(), "links": set(), "directories": set(), "mounts": set(), "runtimes": set()}
     marker = str(instance_root).encode()
     for p in pathlib.Path("/proc").glob("[0-9]*"):
@@ -138,6 +141,8 @@ def verify(server, load, label, others=frozenset()):
     for sid in list(load.alive & set(listed))[:3]:
         code, out, err = server.run(sid, "echo usable")
         check(f"quiet {label}: a running sandbox is usable", (code, out) == (0, "usable\n"), (code, out, err))
+    for sid in list(load.alive & load.policed & set(listed))[:2]:
+        harness.wait_until(lambda: server.request("GET", f"/v1/sandboxes/{sid}/networkpolicy").status == 200, "its policy is in force")
     rows = set(query(server, "select id from sandboxes"))
     check(f"quiet {label}: store and list agree", rows == set(listed), rows ^ set(listed))
     return listed

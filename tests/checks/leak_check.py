@@ -31,7 +31,10 @@ def counts(c):
 
 
 def use(server, i):
-    sb = server.create(metadata={"n": str(i)})["id"]
+    policed = {"networkPolicy": {"egress": [{"action": "allow", "target": "a.test"}]}} if i % 4 == 0 else {}
+    sb = server.create(metadata={"n": str(i)}, **policed)["id"]
+    if policed:
+        assert server.request("PATCH", f"/v1/sandboxes/{sb}/networkpolicy", [{"action": "deny", "target": "b.test"}]).status == 200
     if i % 3 == 0:
         assert server.run(sb, "sleep 60 & echo $$; dd if=/dev/zero of=/tmp/x bs=1M count=1 2>/dev/null")[0] == 0
     if i % 5 == 0:
@@ -73,11 +76,15 @@ def main():
         for kind in before:
             check(f"{kind}: {stock[kind]} before, {after[kind]} after", after[kind] <= stock[kind], sorted(census(roots).get(kind, [])))
         # the check can fail: what a leak would leave is reported
-        planted = pathlib.Path("/sys/fs/cgroup/pids/opensandbox-planted")
+        planted = pathlib.Path("/sys/fs/cgroup/pids/opensandbox-planted.egress")
         planted.mkdir()
         subprocess.run(["ip", "link", "add", "osbplanted", "type", "veth", "peer", "name", "osbplanted2"], check=True)
+        orphan = subprocess.Popen(["/planted/egress", "600"], executable="/bin/sleep")
+        harness.wait_until(lambda: len(census()["processes"]) > after["processes"], "the planted process", 10)
         seen = counts(census(roots))
-        check("a planted cgroup and link are reported", seen["cgroups"] > after["cgroups"] and seen["links"] > after["links"], seen)
+        check("a planted cgroup, link and egress are reported", all(seen[k] > after[k] for k in ("cgroups", "links", "processes")), seen)
+        orphan.kill()
+        orphan.wait()
         planted.rmdir()
         subprocess.run(["ip", "link", "del", "osbplanted"], check=True)
         server.stop()
