@@ -270,6 +270,25 @@ static bool port_ok(const struct config *c, struct finding *f) {
     return fd >= 0;
 }
 
+// What keeps network policies: a program on oci, an image on docker.
+static bool egress_ok(const struct config *c, struct finding *f) {
+    char path[PATH_MAX] = "";
+    struct error err = {0};
+    bool docker = strcasecmp(c->runtime, "docker") == 0;
+    if (docker ? !c->egress_image : cli_find_egress(c, path, &err) < 0) {
+        FOUND(f, "networkPolicy is refused: %.300s",
+              docker ? "egress.image is unset" : err.message);
+        REMEDY(f, "%s", docker ? "set egress.image" : "install egress, or set egress.path");
+        return false;
+    }
+    FOUND(f, "%.300s", docker ? c->egress_image : path);
+    if (strcasecmp(c->egress_mode, "dns") != 0)
+        return true;
+    FOUND(f, "mode dns: policies stop nobody who knows an address");
+    REMEDY(f, "set egress.mode to dns+nft");
+    return false;
+}
+
 static const struct check checks[] = {
     {"privileges", NEEDED, privileges_ok, true},
     {"kernel", NEEDED, kernel_ok, true},
@@ -279,6 +298,7 @@ static const struct check checks[] = {
     {"skopeo", NEEDED, skopeo_ok, true},
     {"umoci", NEEDED, umoci_ok, true},
     {"nft", NEEDED, nft_ok, true},
+    {"egress", WANTED, egress_ok, false},
     {"cgroups", NEEDED, cgroup_ok, true},
     {"state directory", NEEDED, path_ok, true},
     {"user namespaces", WANTED, user_namespace_ok, true},
