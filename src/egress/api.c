@@ -1,6 +1,7 @@
 // The HTTP API (egress.md section 3): the policy, why something was refused, health, metrics.
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -369,6 +370,22 @@ static bool check_token(struct http_exchange *x) {
     }
     fail(x, 401, "unauthorized");
     return true;
+}
+
+int api_hold(struct error *err) {
+    struct options o;
+    char text[16];
+    if (options_read_address(&o, err) < 0)
+        return -1;
+    if (o.listen_fd >= 0)
+        return 0; // we were given one
+    int fd = listen_tcp(o.host, o.port, BACKLOG, err);
+    if (fd < 0)
+        return -1;
+    (void)snprintf(text, sizeof text, "fd:%d", fd);
+    return setenv("OPENSANDBOX_EGRESS_HTTP_ADDR", text, 1) < 0
+               ? error_errno(err, errno, "OPENSANDBOX_EGRESS_HTTP_ADDR")
+               : 0;
 }
 
 int api_start(struct egress *e, struct error *err) {

@@ -56,6 +56,9 @@ void egress_denied(struct egress *e, enum event_kind kind, const char *target,
 void egress_dropped(const struct drop *d, void *egress); // a packet
 
 // api.c
+// The supervisor's part: it holds the socket of the API, so that a sandbox cannot take its place
+// and hear the token while there is no worker. The worker finds it in the environment.
+int api_hold(struct error *err);
 int api_start(struct egress *e, struct error *err);
 
 #endif

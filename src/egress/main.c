@@ -153,7 +153,7 @@ int main(int argc, char **argv) {
         return SUPERVISOR_SETUP;
     }
     struct error err;
-    if (join_namespaces(&err) < 0) {
+    if (join_namespaces(&err) < 0 || api_hold(&err) < 0) {
         start_log(2);
         log_error("%s", err.message);
         return SUPERVISOR_SETUP;

@@ -222,6 +222,11 @@ int options_read(struct options *o, struct error *err) {
     return take_upstreams(o, err);
 }
 
+int options_read_address(struct options *o, struct error *err) {
+    *o = (struct options){0};
+    return take_token(o, err) < 0 || take_address(o, err) < 0 ? -1 : 0;
+}
+
 void options_clear(struct options *o) {
     json_decref(o->attributes);
     netset_clear(&o->doh[0]);

@@ -39,6 +39,8 @@ struct options {
 
 // Texts are borrowed from the environment. -1: the message names the variable.
 int options_read(struct options *o, struct error *err);
+// Tokens and address of the API alone: what the supervisor needs.
+int options_read_address(struct options *o, struct error *err);
 void options_clear(struct options *o);
 
 #endif

@@ -1,6 +1,8 @@
 """Whatever happens to egress, a packet counter on the far side stays at zero (make egress-fail-closed)."""
+import errno
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -86,6 +88,20 @@ def test_worker_killed(bed):
         assert bed.ask("allowed.test").addresses == [ALLOWED]
         assert bed.connect(ALLOWED) == 0
         assert bed.nft("list", "table", "inet", "opensandbox").stdout.count("redirect to :15353") == 2  # no copies
+
+
+def test_nobody_takes_the_place_of_the_api(bed):
+    """While there is no worker its socket is still held: a sandbox that listened there would be told the token."""
+    for _ in range(2):
+        old = worker_of(bed)
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda: worker_of(bed) == 0, "the gap between kill and restart")
+        for host in ("0.0.0.0", "127.0.0.1"):
+            with pytest.raises(OSError) as e:
+                bed.inside(socket.create_server, (host, 18080))
+            assert e.value.errno == errno.EADDRINUSE
+        assert bed.api("GET", "/policy")[0] == 200  # asked in the gap, answered by the next worker
+        assert worker_of(bed) not in (0, old)
 
 
 def test_supervisor_killed(bed):
