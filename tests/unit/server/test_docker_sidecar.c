@@ -283,8 +283,10 @@ static void an_ended_sandbox_needs_none(void **state) {
     start(w);
     sidecar_next(w);
     assert_int_equal(provision(w, &err), 0);
+    fake_engine_rule(w->fake, "POST", "/containers/" SIDE_NAME "/kill", 0, 204, "");
     assert_int_equal(w->runtime->ops->retire(w->runtime, ID, &err), 0);
-    assert_true(removed(w, SIDE_NAME) == 1 && removed(w, "sandbox-" ID) == 0);
+    assert_int_equal(fake_engine_count(w->fake, "POST", "/containers/" SIDE_NAME "/kill"), 1);
+    assert_true(removed(w, SIDE_NAME) == 0 && removed(w, "sandbox-" ID) == 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, with_policy, tear_down)

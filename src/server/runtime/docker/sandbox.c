@@ -253,7 +253,7 @@ int docker_sandbox_retire(struct docker *d, const char *id, struct error *err) {
     const struct box *b = map_get(&d->boxes, id);
     bool policy = b && b->policy;
     (void)pthread_mutex_unlock(&d->lock);
-    return policy ? docker_sidecar_remove(d, id, err) : 0;
+    return policy ? docker_sidecar_stop(d, id, err) : 0;
 }
 
 // ---- logs ----

@@ -281,17 +281,30 @@ int docker_sidecar_inspect(struct docker *d, const char *id, json_t **ret, struc
     return 0;
 }
 
-int docker_sidecar_lost(struct docker *d, const char *id, struct error *err) {
+// One that does not run, or is not there, is fine.
+static int kill_container(struct docker *d, const char *name, struct error *err) {
     char path[ENGINE_PATH_MAX];
-    (void)snprintf(path, sizeof path, "/containers/sandbox-%s/kill", id);
+    (void)snprintf(path, sizeof path, "/containers/%s/kill", name);
     const struct engine_call c = {.method = "POST", .path = path};
+    if (engine_do(d->engine, &c, NULL, err) == 0)
+        return 0;
+    return err->kind == ENOENT || err->kind == EBUSY ? engine_forgive(err) : -1;
+}
+
+int docker_sidecar_lost(struct docker *d, const char *id, struct error *err) {
+    char name[NAME_SIZE];
+    (void)snprintf(name, sizeof name, "sandbox-%s", id);
     log_warning(
         "sandbox %s: its network policy's container has ended, and its network with it; the "
         "sandbox is ended, too",
         id);
-    if (engine_do(d->engine, &c, NULL, err) == 0 || err->kind == ENOENT || err->kind == EBUSY)
-        return engine_forgive(err); // it has ended already
-    return -1;
+    return kill_container(d, name, err);
+}
+
+int docker_sidecar_stop(struct docker *d, const char *id, struct error *err) {
+    char name[NAME_SIZE];
+    name_of(id, name);
+    return kill_container(d, name, err);
 }
 
 int docker_sidecar_remove(struct docker *d, const char *id, struct error *err) {

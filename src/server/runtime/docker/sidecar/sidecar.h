@@ -24,7 +24,8 @@ int docker_sidecar_start(struct docker *d, const struct provision_request *q,
 int docker_sidecar_inspect(struct docker *d, const char *id, json_t **ret, struct error *err);
 // Its sidecar does not run any more: ends the sandbox. -1: the engine does not answer.
 int docker_sidecar_lost(struct docker *d, const char *id, struct error *err);
-// The sandbox has ended: so does its sidecar. Podman removes none that another container has joined.
+// The sandbox has ended: so does its sidecar. Podman removes none that another container has
+// joined.
 int docker_sidecar_stop(struct docker *d, const char *id, struct error *err);
 int docker_sidecar_remove(struct docker *d, const char *id, struct error *err); // idempotent
 
