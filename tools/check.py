@@ -92,7 +92,7 @@ def group_empty_root():
 
 def group_egress():
     return pytest("-vv", "tests/component/test_egress.py", "tests/component/test_egress_hostile.py", "tests/component/test_egress_contract.py",
-                  "tests/e2e/test_egress_sandbox.py")
+                  "tests/e2e/test_egress_sandbox.py", "tests/e2e/test_egress_engine.py")
 
 
 def group_egress_closed():

@@ -19,7 +19,8 @@ NET_ADMIN = 1 << 12
 OPEN = {"defaultAction": "deny", "egress": [{"action": "allow", "target": "allowed.test"}, {"action": "allow", "target": SHARED}]}
 
 
-@pytest.fixture(scope="module", params=[engines.Dockerd, engines.Podman], ids=["dockerd", "podman"])
+@pytest.fixture(scope="module", ids=["dockerd", "podman"],
+                params=[engines.Dockerd, pytest.param(engines.Podman, marks=pytest.mark.long)])
 def engine(request):
     e = request.param()
     try:
