@@ -239,6 +239,7 @@ bool dns_response_fits(const uint8_t *message, size_t len, const struct dns_quer
     struct reader r;
     struct record rec;
     int more;
+    unsigned records = 0;
     if (len < DNS_HEADER + q->question_len || get16(message) != id ||
         (get16(message + 2) & (FLAG_QR | OPCODE)) != FLAG_QR || get16(message + 4) != 1)
         return false;
@@ -253,6 +254,8 @@ bool dns_response_fits(const uint8_t *message, size_t len, const struct dns_quer
         while ((more = reader_next(&r, section, &rec)))
             if (more < 0)
                 return dns_is_truncated(message); // it will be asked again over TCP
+            else if (++records > DNS_RECORDS_MAX)
+                return false;
     return true;
 }
 
@@ -323,17 +326,23 @@ static uint32_t real_ttl(uint32_t ttl) { // RFC 2181 section 8
 void dns_adopt(uint8_t *message, size_t len, const struct dns_query *q, uint32_t age) {
     struct reader r;
     struct record rec;
+    uint16_t at[DNS_RECORDS_MAX];
+    size_t count = 0;
     unsigned flags = get16(message + 2) & ~(unsigned)(FLAG_RD | FLAG_CD | FLAG_AA);
     (void)put16(put16(message, q->id), flags | FLAG_RA | (q->flags & (FLAG_RD | FLAG_CD)));
     memcpy(message + DNS_HEADER, q->question, q->question_len);
     if (!reader_init(&r, message, len))
         return;
+    // all are found before one is changed: a name may point into a TTL
     for (int section = 0; section < 3; section++)
-        while (reader_next(&r, section, &rec) > 0) {
-            uint32_t ttl = rec.ttl & 0x80000000u ? 0 : rec.ttl;
+        while (count < DNS_RECORDS_MAX && reader_next(&r, section, &rec) > 0)
             if (rec.type != DNS_OPT)
-                put32(message + rec.ttl_at, real_ttl(ttl > age ? ttl - age : 0));
-        }
+                at[count++] = (uint16_t)rec.ttl_at;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t ttl = get32(message + at[i]);
+        ttl = ttl & 0x80000000u ? 0 : ttl;
+        put32(message + at[i], real_ttl(ttl > age ? ttl - age : 0));
+    }
 }
 
 uint32_t dns_least_ttl(const uint8_t *message, size_t len) {

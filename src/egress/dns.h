@@ -22,6 +22,7 @@ enum {
     DNS_UDP_MAX = 4096,       // what we ever send over UDP
     DNS_UPSTREAM_SIZE = 1232, // what we tell upstreams (no fragments)
     DNS_HOPS_MAX = 12,        // names in a chain of CNAMEs
+    DNS_RECORDS_MAX = 4096,   // in an answer
     DNS_SHORT_MAX = 640,      // bound of what dns_write_*() write
     DNS_TTL_MAX = 300         // in our answers (egress.md 4.5)
 };

@@ -27,7 +27,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             !dns_is_truncated(copy + 1) && !dns_follow(copy + 1, size - 1, &q, &chain)) {
             uint32_t ttl = dns_least_ttl(copy + 1, size - 1);
             dns_adopt(copy + 1, size - 1, &q, 0);
-            CHECK(ttl <= DNS_TTL_MAX && dns_least_ttl(copy + 1, size - 1) == ttl);
+            // a name that points into a TTL may end the reading earlier afterwards
+            CHECK(ttl <= DNS_TTL_MAX && dns_least_ttl(copy + 1, size - 1) >= ttl);
             (void)dns_each_address(copy + 1, size - 1, &chain, each, NULL);
         }
     }
