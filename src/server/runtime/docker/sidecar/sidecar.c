@@ -22,7 +22,7 @@ enum {
     NAME_SIZE = 64,
     POLICY_INLINE_MAX = 64 * 1024, // one variable holds 128 KiB at most
     POLICY_MAX = 4 << 20,
-    MEMORY = 64 << 20,
+    MEMORY = 128 << 20,
     PIDS = 64,
     PAUSE_MIN_MS = 2,
     PAUSE_MAX_MS = 100,
