@@ -24,7 +24,8 @@ def test_texts(server):
                      "  CPU:          1.00 cores", "  Memory:       512 MiB", "  team=red", "  API_KEY=***", "  PLAIN=shown",
                      "  DATABASE=***"):
             assert line in text.splitlines(), text
-        assert "IP Address:" in text and "Processes:" in text and "k-123" not in text and "hidden" not in text
+        facts = ("IP Address:", "Processes:") if server.runtime.kind == "oci" else ("Container ID:", "Network:")
+        assert all(f in text for f in facts) and "k-123" not in text and "hidden" not in text
         r = page(server, sb, "events")
         assert r.headers["Deprecation"] == "true" and "Status:     Running" in r.body.decode()
         assert len(page(server, sb, "events", "?limit=2").body.decode().splitlines()) == 2

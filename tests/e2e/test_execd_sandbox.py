@@ -112,9 +112,10 @@ def test_set_env_file_is_there_and_private(server, sandbox):
     assert server.run(sandbox, "echo $NAME") == (0, "v w\n", "")
 
 
-@pytest.mark.parametrize("entrypoint,code", [(["sh", "-c", "echo out; echo err >&2; exit 3"], "3"),
-                                             (["sh", "-c", "echo out; echo err >&2; sleep 0.2; kill -9 $$"], "signal 9")])
-def test_end_of_the_entrypoint_ends_the_sandbox(server, entrypoint, code):
+@pytest.mark.parametrize("entrypoint,codes", [(["sh", "-c", "echo out; echo err >&2; exit 3"], ["code 3"]),
+                                              (["sh", "-c", "echo out; echo err >&2; sleep 0.2; kill -9 $$"], ["signal 9", "code 137"])])
+def test_end_of_the_entrypoint_ends_the_sandbox(server, entrypoint, codes):
+    """An engine knows no signals, only 128 and more."""
     r = server.request("POST", "/v1/sandboxes", {"image": {"uri": harness.IMAGE}, "entrypoint": entrypoint, "timeout": 600,
                                                  "resourceLimits": {"cpu": "1", "memory": "256Mi"}})
     if r.status != 202:  # it ended before it was ready: then the error says so
@@ -122,5 +123,5 @@ def test_end_of_the_entrypoint_ends_the_sandbox(server, entrypoint, code):
         return
     sb = r.json()["id"]
     state = wait_until(lambda: (s := server.get(sb)["status"])["state"] in ("Failed", "Terminated") and s, "the end of the sandbox")
-    assert code in state["message"]
+    assert any(code in state["message"] for code in codes), state
     server.delete(sb)

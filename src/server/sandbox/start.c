@@ -80,6 +80,7 @@ void domain_started_one(struct domain *d) {
 
 struct adopt {
     struct operation op;
+    bool snapshot; // one of it was under way: if it stands still, then for that
     struct inspection found;
 };
 
@@ -87,7 +88,12 @@ static int adopt_run(struct operation *op, struct error *err) {
     struct adopt *a = CONTAINER_OF(op, struct adopt, op);
     const struct sandbox *sb = op->sandbox; // nothing else touches it while this operation runs
     struct runtime *r = op->domain->settings.runtime;
-    return r->ops->adopt(r, op->id, sb->spec, sb->runtime_state, &a->found, err);
+    if (r->ops->adopt(r, op->id, sb->spec, sb->runtime_state, &a->found, err))
+        return -1;
+    if (!a->snapshot || !a->found.alive || !a->found.paused)
+        return 0;
+    a->found.paused = false;
+    return r->ops->resume(r, op->id, err);
 }
 
 static void lost(struct domain *d, struct sandbox *sb, const char *why) {
@@ -133,6 +139,7 @@ static int adopt_start(struct domain *d, struct sandbox *sb, struct error *err) 
     if (!a)
         return error_errno(err, ENOMEM, "adopt");
     a->op.starting = true;
+    a->snapshot = sb->state == SANDBOX_RUNNING && snapshot_creating_of(d, sb->id);
     operation_start(d, sb, &a->op, &adopt_kind, false);
     return 0;
 }

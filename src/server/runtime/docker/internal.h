@@ -26,7 +26,9 @@ enum {
 #define LABEL_SNAPSHOT_ENV                                                                         \
     LABEL "snapshot-env" // of an image: names of variables that are its source's alone
 #define SNAPSHOT_IMAGES "opensandbox-snapshots"
-#define OWN_NETWORK     "opensandbox"
+// in the log of execd, once the entrypoint runs (execd/main.c)
+#define EXECD_BEGAN "\"listening on port "
+#define OWN_NETWORK "opensandbox"
 
 // A sandbox as far as this process knows it.
 struct box {

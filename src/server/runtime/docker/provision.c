@@ -15,8 +15,6 @@
 #include "server/runtime/docker/container.h"
 #include "server/runtime/docker/sidecar/sidecar.h"
 
-#define EXECD_BEGAN "listening on port" // it says so once the entrypoint runs (execd/main.c)
-
 enum {
     LOOKS = 40,
     MEMORY_MIN = 6 * 1024 * 1024,

@@ -302,6 +302,19 @@ int docker_container_logs(struct docker *d, const char *container, const char *q
     return engine_do(d->engine, &c, NULL, err);
 }
 
+// execd's word that it has begun is for us, and no output of the entrypoint.
+static void drop_began(struct strbuf *log) {
+    char *word = strstr(log->data, EXECD_BEGAN), *begin = word;
+    while (begin && begin > log->data && begin[-1] != '\n')
+        begin--;
+    if (!begin || strncmp(begin, "{\"ts\":", 6) != 0)
+        return;
+    char *end = strchr(word, '\n');
+    end = end ? end + 1 : log->data + log->len;
+    memmove(begin, end, (size_t)(log->data + log->len - end) + 1);
+    log->len -= (size_t)(end - begin);
+}
+
 int docker_sandbox_logs(struct docker *d, const char *id, struct strbuf *ret, struct error *err) {
     char name[CONTAINER_NAME_SIZE], query[32];
     (void)snprintf(name, sizeof name, "sandbox-%s", id);
@@ -310,6 +323,7 @@ int docker_sandbox_logs(struct docker *d, const char *id, struct strbuf *ret, st
         return err->kind == ENOENT
                    ? error_server(err, ERR_R_SANDBOX_NOT_FOUND, "the engine has no sandbox %s", id)
                    : -1;
+    drop_began(ret);
     return 0;
 }
 

@@ -48,6 +48,15 @@ void snapshots_each(const struct domain *d, bool (*f)(const struct snapshot *s, 
     }
 }
 
+bool snapshot_creating_of(const struct domain *d, const char *sandbox_id) {
+    LIST_EACH(&d->snapshots_by_age, node) {
+        const struct snapshot *s = LIST_ENTRY(node, struct snapshot, order);
+        if (s->state == SNAPSHOT_CREATING && strcmp(s->source_id, sandbox_id) == 0)
+            return true;
+    }
+    return false;
+}
+
 struct snapshot *snapshot_ready(const struct domain *d, const char *id, struct error *err) {
     struct snapshot *s = snapshot_get(d, id);
     if (s && s->state == SNAPSHOT_READY)

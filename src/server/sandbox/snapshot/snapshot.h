@@ -55,6 +55,7 @@ struct snapshot *snapshot_ready(const struct domain *d, const char *id, struct e
 int snapshots_load(struct domain *d, struct error *err);    // at start
 int snapshots_recover(struct domain *d, struct error *err); // what a crash left in the middle
 void snapshots_clear(struct domain *d);
+bool snapshot_creating_of(const struct domain *d, const char *sandbox_id); // one is Creating
 // Fills a change with its row as it is, or in another state.
 int snapshot_fill(const struct snapshot *s, struct change *c, struct error *err);
 struct snapshot *snapshot_add(struct domain *d, const char *id, int64_t created_us);
