@@ -39,9 +39,11 @@ static int with_policy(void **state) {
     static const char image[] = "{\"Id\":\"sha256:side\",\"Os\":\"linux\",\"Architecture\":"
                                 "\"amd64\",\"Size\":7,\"Config\":{\"Labels\":{"
                                 "\"opensandbox.io/egress\":\"closed\"}}}";
+    static const char *const dns[] = {"192.0.2.53", NULL};
     (void)set_up(state);
     struct world *w = *state;
     w->settings.egress_image = SIDE_IMAGE;
+    w->settings.egress_dns = dns;
     w->settings.egress_disable_ipv6 = true;
     w->settings.egress_ready_ms = 2000;
     w->spec->network_policy = strdup(POLICY);

@@ -35,6 +35,7 @@ static void name_of(const char *id, char name[NAME_SIZE]) {
 
 int docker_sidecar_check(const struct docker *d, struct error *err) {
     const char *mode = d->settings.network_mode;
+    char servers[SERVERS_TEXT_MAX];
     if (!d->settings.egress_image)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "networkPolicy: egress.image is not set; `make images` builds one");
@@ -48,6 +49,11 @@ int docker_sidecar_check(const struct docker *d, struct error *err) {
                             "networkPolicy: secure_runtime \"%.60s\" brings a network stack of its "
                             "own, which no policy filters",
                             d->settings.secure_runtime);
+    servers_of(d, servers);
+    if (!*servers && !mode && !engine_is_podman(d->engine))
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "networkPolicy: set egress.dns_upstream; this host names no DNS server "
+                            "for it, and the engine's own one is filtered like the sandbox");
     return 0;
 }
 
