@@ -4,8 +4,9 @@ egress and its sandbox, `bare` with nothing, both linked to `up` alike.
 egress.dns_added   ms from a question to its answer through egress (allowed, uncached, a new address admitted), less the median of the
                    same questions asked directly from `bare` in the same round
 egress.learn       allowed answers a second, distinct names, a new address admitted for each
-egress.rss         MiB of worker and supervisor with 4,096 rules, 8,192 learned addresses, cache and events full
-egress.policy_*    ms from PUT of so many rules (half names, half addresses) to its answer: in force then; and PATCH of one more rule
+egress.rss         MiB of worker and supervisor, filled once: 4,096 rules, 8,192 learned addresses, cache and events full
+egress.policy_*    ms from PUT of so many rules (half names, half addresses) to its answer: in force then; and PATCH of one more rule;
+                   1,000 learned addresses are judged again by each
 """
 import http.client
 import json
@@ -154,6 +155,7 @@ def change(c, method, body):
 
 
 def policies(lab, record):
+    lab.ask(lab.sb, 1000, 64, "px")
     c = lab.connect()
     for n in SIZES:
         bodies = [json.dumps(policy(n)), json.dumps(policy(n)).replace("example.com", "example.org").replace('"20.', '"21.', n // 20)]
@@ -186,5 +188,7 @@ def measure(record):
     with Lab() as lab:
         added(lab, record)
         learn(lab, record)
+    with Lab() as lab:
         policies(lab, record)
+    with Lab() as lab:
         memory(lab, record)
