@@ -1,6 +1,8 @@
 """Names, addresses and the API of egress between two network namespaces: what is denied is never seen on the far side."""
 import errno
+import ipaddress
 import json
+import random
 
 import pytest
 
@@ -211,3 +213,56 @@ def test_wrong_files_of_the_operator(name, text, message):
         assert b.start_egress(POLICY, wait=False, supervisor=True).wait(10) == 2
         assert message in (b.dir / "egress.log").read_text()
         assert b.connect(ALLOWED) != 0  # closed
+
+
+def ranges(nets):
+    """Disjoint, sorted (first, last) of networks or of elements as nft tells them, neighbours joined."""
+    joined = []
+    for first, last in sorted(nets):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1][1] = max(last, joined[-1][1])
+        else:
+            joined.append([first, last])
+    return joined
+
+
+def in_kernel(bed, name):
+    out = bed.nft("-j", "list", "set", "inet", "opensandbox", name)
+    found = []
+    for e in json.loads(out.stdout)["nftables"][1]["set"].get("elem", []):
+        if isinstance(e, dict) and "prefix" in e:
+            n = ipaddress.ip_network(f"{e['prefix']['addr']}/{e['prefix']['len']}")
+            found.append((int(n[0]), int(n[-1])))
+        else:
+            first, last = e["range"] if isinstance(e, dict) else (e, e)
+            found.append((int(ipaddress.ip_address(first)), int(ipaddress.ip_address(last))))
+    return ranges(found)
+
+
+def test_only_the_difference_is_sent(bed):
+    """Prefixes come and go at random, nested, touching, at the ends of the address space: the sets are what the last policy says."""
+    rng = random.Random(7)
+
+    def prefix(version):
+        bits, size = (32, rng.choice([0, 1, 8, 24, 30, 31, 32])) if version == 4 else (128, rng.choice([0, 16, 64, 127, 128]))
+        base = rng.choice([0, (1 << bits) - 1, (20 << (bits - 8)) + rng.randrange(16)])
+        return ipaddress.ip_network((base, size), strict=False)
+    held = set()
+    for _ in range(60):
+        held = {p for p in held if rng.random() < 0.6} | {(rng.choice(["allow", "deny"]), prefix(rng.choice([4, 6]))) for _ in range(6)}
+        rules = [{"action": a, "target": str(p)} for a, p in held]
+        assert bed.api("PUT", "/policy", {"egress": rules})[0] == 200
+        for action in ("allow", "deny"):
+            for version in (4, 6):
+                wanted = ranges((int(p[0]), int(p[-1])) for a, p in held if a == action and p.version == version)
+                assert in_kernel(bed, f"{action}_v{version}") == wanted, rules
+    text = bed.api("GET", "/metrics")[1]
+    assert "egress_nftables_failures_total 0\n" in text
+
+
+def test_a_change_mends_what_a_stranger_took_out(bed):
+    rules = [{"action": "allow", "target": SHARED}]
+    assert bed.api("PUT", "/policy", {"egress": rules})[0] == 200
+    assert bed.nft("flush", "set", "inet", "opensandbox", "allow_v4").returncode == 0
+    assert bed.api("PUT", "/policy", {"egress": rules + [{"action": "deny", "target": "203.0.113.9"}]})[0] == 200
+    assert bed.connect(SHARED) == 0
