@@ -182,13 +182,13 @@ COMMON = [f"tests/e2e/test_{name}.py" for name in ("clients", "sdk_execd", "exec
 
 def group_docker():
     """The runtime's own tests, then the common ones on a private dockerd."""
-    own = pytest(*[f"tests/e2e/test_{name}.py" for name in ("docker", "docker_engine", "docker_far", "docker_load", "adopt")], "-k", "not podman")
+    own = pytest(*[f"tests/e2e/test_{name}.py" for name in ("docker", "docker_engine", "docker_far", "docker_load", "adopt", "egress_engine")], "-k", "not podman")
     return tuple(a + b for a, b in zip(own, pytest(*COMMON, "--runtime=dockerd")))
 
 
 def group_podman():
     """The same on a private Podman with root; the runtime's own once more on one without."""
-    own = pytest("tests/e2e/test_docker.py", "-k", "podman")
+    own = pytest("tests/e2e/test_docker.py", "tests/e2e/test_egress_engine.py", "tests/e2e/test_egress_sandbox.py", "-k", "podman")
     return tuple(a + b for a, b in zip(own, pytest(*COMMON, "--runtime=podman")))
 
 

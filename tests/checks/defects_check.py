@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("OPENSANDBOX_BUILD", ROOT / "build"))
 UNITS = BUILD / "test/tests/unit"
-E2E = {"E": "tests/e2e/test_docker.py", "G": "tests/e2e/test_docker_engine.py", "A": "tests/e2e/test_adopt.py", "S": "tests/e2e/test_egress_sidecar.py"}
+E2E = {"E": "tests/e2e/test_docker.py", "G": "tests/e2e/test_docker_engine.py", "A": "tests/e2e/test_adopt.py", "S": "tests/e2e/test_egress_engine.py"}
 ROWS = [f"B{n}" for n in range(1, 35)]
 
 
