@@ -91,7 +91,7 @@ class Reference:
 
     def make_image(self, engine):
         execd = (harness.BUILD / "release/src/execd/execd").read_bytes()
-        script = re.search("<<'SH'\n(.*?)SH\n", (harness.ROOT / "tools/images.sh").read_text(), re.S).group(1).encode()
+        script = re.search("<<'SH'\n(.*?)SH\n", (harness.ROOT / "packaging/images/build.sh").read_text(), re.S).group(1).encode()
         with tarfile.open(self.dir / "execd.tar", "w") as tar:
             for name, data in (("execd", execd.ljust(self.EXECD_BYTES, b"\0")), ("bootstrap.sh", script)):
                 member = tarfile.TarInfo(name)

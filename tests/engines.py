@@ -139,7 +139,6 @@ class Engine:
         assert done.returncode == 0, done.stdout + done.stderr
         assert self.call("GET", f"/images/{harness.IMAGE}/json")[0] == 200, done.stdout
 
-
     def build_images(self):
         """What `make images` builds, of the programs under test."""
         build = harness.BUILD / "test/src"
@@ -243,7 +242,7 @@ class OnEngine:
 
     def __init__(self, engine):
         self.engine, self.name, self.env = engine, engine.name, {"DOCKER_HOST": engine.host}
-        self.sections = {"docker": engine.settings}
+        self.sections = {"docker": engine.settings, "egress": {"image": "opensandbox/egress:local"}}
 
     def import_base(self, server):
         self.engine.import_base()

@@ -137,13 +137,16 @@ void process_forget(struct process *p) {
 }
 
 int process_hold_group(const struct process *p) {
-    return process_running(p) ? (int)syscall(SYS_pidfd_open, p->pid, 0) : -1;
+    if (!process_running(p))
+        return -1;
+    int fd = (int)syscall(SYS_pidfd_open, p->pid, 0);
+    return fd < 0 && errno == ENOSYS ? open("/dev/null", O_RDONLY | O_CLOEXEC) : fd;
 }
 
 void process_kill_held(int held, const struct process *p, int signal_number) {
     if (held >= 0 &&
         syscall(SYS_pidfd_send_signal, held, signal_number, NULL, PIDFD_SIGNAL_PROCESS_GROUP) < 0 &&
-        errno == EINVAL) // before Linux 6.9
+        (errno == EINVAL || errno == ENOSYS || errno == EBADF)) // before Linux 6.9; gVisor
         (void)kill(-p->pid, signal_number);
 }
 

@@ -4,12 +4,14 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -160,6 +162,75 @@ static int child_main(void *arg) {
     _exit(127);
 }
 
+// ---- kernels without pidfds (gVisor) ----
+
+struct stand_in {
+    pid_t pid;
+    int fd;
+};
+
+static void *await_end(void *arg) {
+    struct stand_in s = *(struct stand_in *)arg;
+    siginfo_t info;
+    free(arg);
+    while (waitid(P_PID, (id_t)s.pid, &info, WEXITED | WNOWAIT) < 0 && errno == EINTR)
+        ;
+    (void)fd_write_all(s.fd, &s.pid, sizeof s.pid); // fits into an empty pipe
+    (void)close(s.fd);
+    return NULL;
+}
+
+// The end of a pipe that becomes readable when the child has ended, as a pidfd would: a thread
+// waits for it. -1: errno.
+static int stand_in_new(pid_t pid) {
+    int fds[2];
+    pthread_t thread;
+    pthread_attr_t attr;
+    struct stand_in *s = calloc(1, sizeof *s);
+    if (!s || pipe2(fds, O_CLOEXEC) < 0) {
+        free(s);
+        return -1;
+    }
+    *s = (struct stand_in){.pid = pid, .fd = fds[1]};
+    (void)pthread_attr_init(&attr);
+    (void)pthread_attr_setstacksize(&attr, STACK);
+    (void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    int r = pthread_create(&thread, &attr, await_end, s);
+    (void)pthread_attr_destroy(&attr);
+    if (!r)
+        return fds[0];
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+    free(s);
+    errno = r;
+    return -1;
+}
+
+static int stand_in_wait(int fd, int64_t time_out_ms, struct exit_status *ret) {
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    siginfo_t info = {0};
+    struct stat st;
+    pid_t pid;
+    if (fstat(fd, &st) < 0 || !S_ISFIFO(st.st_mode)) {
+        errno = EBADF;
+        return -1;
+    }
+    int n = poll(&p, 1, time_out_ms < 0 || time_out_ms > INT32_MAX ? -1 : (int)time_out_ms);
+    if (n <= 0) {
+        errno = n ? errno : ETIMEDOUT;
+        return -1;
+    }
+    if (read(fd, &pid, sizeof pid) != sizeof pid || waitid(P_PID, (id_t)pid, &info, WEXITED) < 0) {
+        errno = ECHILD;
+        return -1;
+    }
+    *ret = (struct exit_status){.code = -1};
+    *(info.si_code == CLD_EXITED ? &ret->code : &ret->signal) = info.si_status;
+    return 0;
+}
+
+// ---- start and end ----
+
 int spawn_start(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err) {
     struct launch l = {.s = s, .exec_fd = s->exec_fd};
     sigset_t all, old;
@@ -175,16 +246,19 @@ int spawn_start(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct er
     pid_t pid =
         clone(child_main, stack + STACK,
               (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | s->clone_flags), &l, &pidfd);
+    if (pid > 0 && pidfd < 0 && !l.step)
+        pidfd = stand_in_new(pid);
     int why = errno;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     (void)munmap(stack, STACK);
     if (pid < 0)
         return error_errno(err, why, "spawn");
-    if (l.step) {
-        struct exit_status ended;
-        (void)spawn_wait(pidfd, -1, &ended); // it is dead already, this reaps it
-        (void)close(pidfd);
-        return error_errno(err, l.error, "%s", l.step);
+    if (l.step || pidfd < 0) {
+        (void)kill(pid, SIGKILL); // with a step it is dead already
+        (void)waitpid(pid, NULL, 0);
+        if (pidfd >= 0)
+            (void)close(pidfd);
+        return error_errno(err, l.step ? l.error : why, "%s", l.step ? l.step : "watch a child");
     }
     *ret_pid = pid;
     *ret_pidfd = pidfd;
@@ -199,7 +273,7 @@ int spawn_wait(int pidfd, int64_t time_out_ms, struct exit_status *ret) {
         if (waitid(P_PIDFD, (id_t)pidfd, &info, flags) < 0) {
             if (errno == EINTR)
                 continue;
-            return -1;
+            return errno == EBADF || errno == EINVAL ? stand_in_wait(pidfd, time_out_ms, ret) : -1;
         }
         if (info.si_pid) {
             *ret = (struct exit_status){.code = -1};

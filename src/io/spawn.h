@@ -46,8 +46,10 @@ struct spawn {
     void *prepare_arg;
 };
 
-// Returns the pid and a pidfd. On failure err->kind is the child's errno (ENOENT, EACCES, E2BIG...)
-// and the message names the step. Any thread (workers, loop: microseconds to a few ms).
+// Returns the pid and a pidfd (on a kernel without them, such as gVisor's, a descriptor that is
+// readable once the child has ended; spawn_wait() knows it, waitid(2) does not). On failure
+// err->kind is the child's errno (ENOENT, EACCES, E2BIG...) and the message names the step. Any
+// thread (workers, loop: microseconds to a few ms).
 int spawn_start(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err);
 
 // Exit of a child as the kernel told it: code 0..255, or signal > 0.

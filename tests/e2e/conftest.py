@@ -35,6 +35,7 @@ def runtime(request):
     try:
         engine.start()
         engine.import_base()
+        engine.build_images()
         harness.RUNTIME = engines.OnEngine(engine)
         yield
     finally:

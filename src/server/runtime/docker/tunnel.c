@@ -45,7 +45,7 @@ static void start(struct engine_tunnel *t, int fd) {
     int *pidfd = place(t);
     const struct spawn s = {.argv = t->argv,
                             .envp = environ,
-                            .stdio = {fd, fd, -1},
+                            .stdio = {fd, fd, STDERR_FILENO}, // why ssh refuses is in our log
                             .flags = SPAWN_NEW_GROUP | SPAWN_SEARCH_PATH};
     if (!pidfd)
         log_warning("engine: more than %d connections through %s", PROGRAMS, t->argv[0]);
