@@ -82,12 +82,11 @@ int docker_sandbox_adopt(struct docker *d, const char *id, const struct sandbox_
 int docker_sandbox_sweep(struct docker *d, struct error *err);
 // What an inspected container's State says.
 void docker_inspection_of(const json_t *container, struct inspection *ret);
-// Fills address, ports and namespace of a running container; `network`: the container whose network
-// it is in, mostly itself.
+// Fills what reaches a running container; `network`: the one whose network it is in, mostly itself.
 int docker_box_reach(struct docker *d, const json_t *container, const json_t *network,
                      struct box *b, struct error *err);
-// Removes a container by name or id, running or not; waits for a removal that is under way. None is
-// fine.
+void docker_pause_ms(int64_t ms); // between two questions; a worker's own time
+// Removes a container by name or id, running or not, or waits until somebody has; none is fine.
 int docker_container_remove(struct docker *d, const char *name, struct error *err);
 // The sandbox has ended, and stays visible.
 int docker_sandbox_retire(struct docker *d, const char *id, struct error *err);

@@ -143,11 +143,6 @@ static int create(struct making *m, struct error *err) {
 
 // ---- 2. start and first answer ----
 
-static void pause_ms(int64_t ms) {
-    const struct timespec t = {.tv_nsec = ms * 1000000};
-    (void)nanosleep(&t, NULL); // a worker's own time
-}
-
 static int start(struct making *m, struct error *err) {
     char path[ENGINE_PATH_MAX];
     (void)snprintf(path, sizeof path, "/containers/%s/start", m->box->container);
@@ -200,7 +195,7 @@ static int look(struct making *m, struct error *err) {
 static int reach(struct making *m, struct error *err) {
     int r = look(m, err);
     for (int i = 0; i < LOOKS && r && err->kind == ESRCH; i++) {
-        pause_ms(PAUSE_MAX_MS);
+        docker_pause_ms(PAUSE_MAX_MS);
         r = look(m, err);
     }
     return r ? r : engine_forgive(err);
@@ -226,7 +221,7 @@ static int await_answer(struct making *m, struct error *err) {
             return judge_end(m, &i, err);
         if (r < 0 || clock_boot_ms() > end)
             return error_set(err, why.kind, "execd did not answer: %s", why.message);
-        pause_ms(pause);
+        docker_pause_ms(pause);
         pause = pause * 2 < PAUSE_MAX_MS ? pause * 2 : PAUSE_MAX_MS;
     }
 }

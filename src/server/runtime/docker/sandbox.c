@@ -199,9 +199,9 @@ int docker_sandbox_freeze(struct docker *d, const char *id, bool pause, struct e
 
 // ---- the end ----
 
-static void pause_ms(int64_t ms) {
+void docker_pause_ms(int64_t ms) {
     const struct timespec t = {.tv_nsec = ms * 1000000};
-    (void)nanosleep(&t, NULL); // a worker's own time
+    (void)nanosleep(&t, NULL);
 }
 
 // The engine says "in progress" while another removal runs: that one's end is ours.
@@ -210,7 +210,7 @@ static int await_removal(struct docker *d, const char *name, struct error *err) 
         cleanup_json json_t *container = NULL;
         if (engine_get(d->engine, &container, err, "/containers/%s/json", name))
             return err->kind == ENOENT ? engine_forgive(err) : -1;
-        pause_ms(REMOVAL_PAUSE_MS);
+        docker_pause_ms(REMOVAL_PAUSE_MS);
     }
     return error_set(err, ETIMEDOUT, "the engine does not finish the removal of %s", name);
 }

@@ -213,11 +213,6 @@ static int reach(struct docker *d, const char *id, struct box *b, struct error *
     return docker_box_reach(d, container, container, b, err);
 }
 
-static void pause_ms(int64_t ms) {
-    const struct timespec t = {.tv_nsec = ms * 1000000};
-    (void)nanosleep(&t, NULL); // a worker's own time
-}
-
 static int await_health(struct docker *d, const char *id, struct box *b, struct error *err) {
     int64_t end = clock_boot_ms() + d->settings.egress_ready_ms, pause = PAUSE_MIN_MS;
     bool reached = false;
@@ -242,7 +237,7 @@ static int await_health(struct docker *d, const char *id, struct box *b, struct 
                              "the policy was not in force within %lld ms "
                              "(egress.readiness_timeout_seconds): %s",
                              (long long)d->settings.egress_ready_ms, why.message);
-        pause_ms(pause);
+        docker_pause_ms(pause);
         pause = pause * 2 < PAUSE_MAX_MS ? pause * 2 : PAUSE_MAX_MS;
     }
 }

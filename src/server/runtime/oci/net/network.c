@@ -22,6 +22,7 @@
 #include "server/runtime/oci/net/firewall.h"
 #include "server/runtime/oci/net/guard.h"
 #include "server/runtime/oci/net/netns.h"
+#include "server/runtime/resolvers.h"
 
 enum {
     STOCK_MAX = 1024,
@@ -38,6 +39,7 @@ struct network {
     struct firewall firewall;
     struct guard *guard;
     char gateway_name[16], alias_start[48], stock_alias[80], resolvers[64], resolv_conf[RESOLV_MAX];
+    unsigned resolver_count;
     uint32_t gateway, mtu, group;
     atomic_uint counter; // of link names: removal is asynchronous, so a name is not used again soon
     pthread_mutex_t lock; // guards what follows
@@ -124,43 +126,26 @@ static int check_addresses(const struct network *n, struct error *err) {
 
 // ---- name servers ----
 
-static void add_resolver(struct network *n, const char *address, unsigned *count) {
+static bool add_resolver(const char *address, void *arg) {
+    struct network *n = arg;
     uint32_t a;
-    if (*count == RESOLVERS_MAX || address_parse(address, &a) || (ntohl(a) >> 24) == 127)
-        return; // loopback is the sandbox's own; it speaks no IPv6
+    if (n->resolver_count == RESOLVERS_MAX || address_parse(address, &a) || (ntohl(a) >> 24) == 127)
+        return false; // loopback is the sandbox's own; it speaks no IPv6
     size_t used = strlen(n->resolvers), lines = strlen(n->resolv_conf);
     (void)snprintf(n->resolvers + used, sizeof n->resolvers - used, "%s%s", used ? ", " : "",
                    address);
     (void)snprintf(n->resolv_conf + lines, sizeof n->resolv_conf - lines, "nameserver %s\n",
                    address);
-    ++*count;
-}
-
-static void read_resolvers(struct network *n, const char *path, unsigned *count) {
-    cleanup_strbuf struct strbuf sb;
-    struct error ignored;
-    strbuf_init(&sb, 65536);
-    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // often a link
-    if (fd < 0 || fd_read_all(fd, &sb, &ignored))
-        return;
-    for (char *rest = sb.data, *line; (line = strsep(&rest, "\n"));) {
-        if (strncmp(line, "nameserver", 10) != 0 || (line[10] != ' ' && line[10] != '\t'))
-            continue;
-        char *address = line + 10 + strspn(line + 10, " \t");
-        address[strcspn(address, " \t#;\r")] = '\0';
-        add_resolver(n, address, count);
-    }
+    n->resolver_count++;
+    return true;
 }
 
 static void choose_resolvers(struct network *n) {
-    unsigned count = 0;
     for (oci_list p = n->settings->dns; p && *p; p++)
-        add_resolver(n, *p, &count);
-    if (!count)
-        read_resolvers(n, "/etc/resolv.conf", &count);
-    if (!count) // systemd-resolved listens on loopback; its own upstream servers are here
-        read_resolvers(n, "/run/systemd/resolve/resolv.conf", &count);
-    if (!count)
+        (void)add_resolver(*p, n);
+    if (!n->resolver_count)
+        resolvers_of_host(add_resolver, n);
+    if (!n->resolver_count)
         log_warning(
             "sandboxes have no name server: this host has none beyond its loopback; set oci.dns");
 }
