@@ -79,10 +79,18 @@ static int ensure_image(struct docker *d, struct image_info *ret, struct error *
 }
 
 void docker_sidecar_prepare(struct docker *d) {
-    struct image_info image;
+    struct strbuf path cleanup_strbuf;
     struct error err;
-    if (d->settings.egress_image && ensure_image(d, &image, &err))
-        log_warning("creates with a networkPolicy will fail: %s", err.message);
+    strbuf_init(&path, ENGINE_PATH_MAX);
+    if (!d->settings.egress_image)
+        return;
+    (void)strbuf_adds(&path, "/images/");
+    engine_escape(&path, d->settings.egress_image);
+    (void)strbuf_adds(&path, "/json");
+    const struct engine_call c = {.method = "GET", .path = path.data};
+    if (engine_do(d->engine, &c, NULL, &err))
+        log_warning("egress.image: %s; the first create with a networkPolicy pulls it",
+                    err.message);
 }
 
 // ---- the container ----

@@ -14,7 +14,7 @@
 
 // Settings under which no policy can be kept: 400.
 int docker_sidecar_check(const struct docker *d, struct error *err);
-// Before the first create needs it: finds or pulls egress.image. A failure is only told.
+// At the start: tells when egress.image is not there.
 void docker_sidecar_prepare(struct docker *d);
 // Creates it, starts it, waits until the policy is in force. Until then ret (address, host, ports,
 // policy) is untouched. What a failure leaves behind, docker_sandbox_destroy() removes.
