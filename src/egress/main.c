@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "egress/egress.h"
 #include "egress/join.h"
+#include "egress/park.h"
 #include "egress/supervisor.h"
 #include "fmt/json.h"
 #include "io/signals.h"
@@ -115,6 +116,41 @@ static void finish(struct program *p) {
     options_clear(&e->options);
 }
 
+static int read_options(struct egress *e, struct error *err) {
+    if (options_read(&e->options, err) < 0)
+        return -1;
+    start_log(e->options.log_fd);
+    events_init(&e->events, e->options.attributes, e->options.log_fd);
+    return 0;
+}
+
+// Nobody had a use for us so far: waits, and takes what the owner wants.
+static int take_owner(struct egress *e, struct error *err) {
+    bool nft = e->options.nft, doh = e->options.block_doh;
+    if (park_wait(e->options.listen_fd, err) < 0)
+        return -1;
+    int known = park_settings(err);
+    if (known <= 0)
+        return known < 0 ? -1 : error_set(err, EINVAL, "somebody connected, and left no settings");
+    options_clear(&e->options);
+    if (read_options(e, err) < 0)
+        return -1;
+    bool same = nft == e->options.nft && !doh && !e->options.block_doh;
+    return same ? 0 : firewall_load(&e->firewall, &e->options, err); // other rules than those
+}
+
+// Closed from here on, or an exit code.
+static int begin(struct egress *e, struct error *err) {
+    int known = park_settings(err);
+    if (known < 0 || read_options(e, err) < 0)
+        return SUPERVISOR_SETUP;
+    if (start_closed(e, err) < 0)
+        return err->kind == EPERM ? SUPERVISOR_NO_RIGHT : 1;
+    if (!known && take_owner(e, err) < 0)
+        return SUPERVISOR_SETUP;
+    return 0;
+}
+
 static int worker(void) {
     static struct program p; // zeroed, and not on the stack
     struct egress *e = &p.e;
@@ -124,15 +160,10 @@ static int worker(void) {
     json_init();
     signals_init();
     (void)signal(SIGXFSZ, SIG_IGN); // a log that is full stops nothing
-    if (options_read(&e->options, &err) < 0) {
+    int code = begin(e, &err);
+    if (code) {
         log_error("%s", err.message);
-        return SUPERVISOR_SETUP;
-    }
-    start_log(e->options.log_fd);
-    events_init(&e->events, e->options.attributes, e->options.log_fd);
-    if (start_closed(e, &err) < 0) {
-        log_error("%s", err.message);
-        return err.kind == EPERM ? SUPERVISOR_NO_RIGHT : 1;
+        return code;
     }
     if (loop_init(&e->loop, &err) < 0 || start(&p, &err) < 0) {
         log_error("%s", err.message); // what was opened ends with the process; the rules do not

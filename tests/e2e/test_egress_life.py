@@ -1,5 +1,6 @@
 """The egress of sandboxes on the built-in runtime, from its first instruction to its last: whatever dies, nothing denied gets out, and
 what can come back does."""
+import json
 import os
 import pathlib
 import secrets
@@ -70,6 +71,16 @@ def alive(pid):
 def groups(server, sandbox="*"):
     name = f"{PREFIX}-*.egress/{sandbox}"
     return [p for pattern in (name, "*/" + name) for p in pathlib.Path("/sys/fs/cgroup").glob(pattern) if p.is_dir()]
+
+
+def parked(server):
+    """Names of those that wait for an owner (4 from the first policy on)."""
+    return {d.name for d in (server.state / "oci/oci/sandboxes").iterdir() if (d / "egress.pid").exists() and not (d / "lower").exists()}
+
+
+def owned(server):
+    """Control groups of egress with an owner."""
+    return [g for g in groups(server) if g.name not in parked(server)]
 
 
 class Pressure:
@@ -228,15 +239,18 @@ def test_failed_create_leaves_nothing(server, members, code):
     body = {"image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "resourceLimits": {}, "timeout": 600, "networkPolicy": POLICY, **members}
     r = server.request("POST", "/v1/sandboxes", body)
     assert r.json()["code"] == code and r.status == (500 if "START" in code else 400), r
-    assert server.sandboxes() == [] and not any((server.state / "oci/oci/sandboxes").iterdir()) and groups(server) == []
+    assert server.sandboxes() == []
+    wait_until(lambda: len(parked(server)) == 4, "the stock is full")
+    assert {d.name for d in (server.state / "oci/oci/sandboxes").iterdir()} == parked(server) and owned(server) == []
 
 
 def test_settings_go_to_egress_alone(server, make):
     sandbox = make(env={"OPENSANDBOX_EGRESS_LOG_LEVEL": "debug", "OPENSANDBOX_EGRESS_POLICY_FILE": "/tmp/x", "MINE": "1"})
     seen = server.run(sandbox, "env")[1]
     assert "MINE=1" in seen and "EGRESS" not in seen
-    environ = pathlib.Path(f"/proc/{worker(server, sandbox)}/environ").read_bytes().split(b"\0")
-    assert b"OPENSANDBOX_EGRESS_LOG_LEVEL=debug" in environ and b"OPENSANDBOX_EGRESS_POLICY_FILE=policy.json" in environ
+    settings = json.loads((directory(server, sandbox) / "egress.json").read_text())
+    assert settings["OPENSANDBOX_EGRESS_LOG_LEVEL"] == "debug" and settings["OPENSANDBOX_EGRESS_POLICY_FILE"] == "policy.json"
+    assert json.loads((directory(server, sandbox) / "egress/settings.json").read_text()) == settings  # of one that was parked
     status = pathlib.Path(f"/proc/{worker(server, sandbox)}/status").read_text()
     assert "CapBnd:\t0000000000001000" in status and "CapEff:\t0000000000001000" in status and "NoNewPrivs:\t1" in status
 
@@ -255,7 +269,7 @@ def test_pool(server, far):
         server.delete(sandbox)
     finally:
         server.request("DELETE", "/v1/pools/policed")
-    wait_until(lambda: groups(server) == [], "its egress goes")
+    wait_until(lambda: owned(server) == [], "its egress goes")
 
 
 def test_snapshot(server, far, make):
@@ -298,3 +312,34 @@ def test_out_of_memory(server, make):
     old = supervisor(server, sandbox)
     server.run(sandbox, "python3 -c 'x = b\"x\" * (200 << 20)'")
     assert supervisor(server, sandbox) == old and alive(old) and alive(worker(server, sandbox))
+
+
+def test_parked(server, far, make):
+    """Those that wait for an owner: used, replaced, ended with the server, swept after one that was killed; a dead one is nobody's."""
+    make()
+    full = lambda: len(parked(server)) == 4
+    wait_until(full, "the stock is full")
+    before = parked(server)
+    pids = {supervisor(server, name) for name in before}
+    sandbox = make()
+    assert supervisor(server, sandbox) in pids and reaches(server, sandbox, far) and resolve(server, sandbox, "denied.test") == [None]
+    wait_until(full, "it is full again")
+    os.kill(worker(server, sandbox), signal.SIGKILL)  # the next worker knows its owner
+    wait_until(lambda: policy_route(server, sandbox).status == 200, "another worker")
+    for name in parked(server):
+        os.kill(supervisor(server, name), signal.SIGKILL)
+    other = make({"egress": [{"action": "allow", "target": "other.test"}]})
+    assert resolve(server, other, "other.test", "allowed.test") == [SHARED, None]
+    wait_until(full, "it is full again")
+    old = parked(server)
+    pids = [supervisor(server, name) for name in old]
+    server.kill()
+    server.start()
+    assert not old & parked(server) and not any(alive(p) for p in pids)
+    third = make()
+    wait_until(full, "it is full again")
+    pids = [supervisor(server, name) for name in parked(server)]
+    server.stop()
+    assert parked(server) == set() and not any(alive(p) for p in pids)
+    server.start()
+    assert all(policy_route(server, x).status == 200 for x in (sandbox, other, third))

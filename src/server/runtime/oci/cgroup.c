@@ -295,6 +295,37 @@ int cgroup_make(const struct cgroups *c, const char *id, uint64_t memory_bytes, 
     return 0;
 }
 
+// v2 cannot rename: its processes move, one line of cgroup.procs each.
+static int move_group(const struct cgroups *c, const char *from, const char *to,
+                      struct error *err) {
+    char path[256], text[4096];
+    group_path(c, to, NULL, path);
+    if (make_group(c->trees[0].fd, path, c->parent, true, err) < 0 ||
+        read_control(c, 0, from, "cgroup.procs", text, sizeof text, err) < 0)
+        return -1;
+    for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
+        if (*line && write_control(c, 0, to, "cgroup.procs", line, err) < 0 && err->kind != ESRCH)
+            return -1;
+    return cgroup_remove(c, from, err);
+}
+
+int cgroup_rename(const struct cgroups *c, const char *from, const char *to, struct error *err) {
+    char old[256], new[256];
+    if (!name_ok(from) || !name_ok(to))
+        return error_set(err, EINVAL, "no sandbox can be named \"%s\"", to);
+    if (c->v2)
+        return move_group(c, from, to, err);
+    group_path(c, from, NULL, old);
+    group_path(c, to, NULL, new);
+    const int trees[2] = {c->pids, c->memory}; // as cgroup_make()
+    for (int i = 0; i < (trees[0] == trees[1] ? 1 : 2); i++) {
+        int fd = c->trees[trees[i]].fd;
+        if (renameat(fd, old, fd, new) < 0)
+            return error_errno(err, errno, "control group %s", old);
+    }
+    return 0;
+}
+
 bool cgroup_exists(const struct cgroups *c, const char *id) {
     char path[256];
     group_path(c, id, NULL, path);

@@ -57,6 +57,8 @@ bool cgroup_holds(const struct cgroups *c, const char *id, pid_t pid);
 // hierarchies are one. Who writes "0" is in it.
 int cgroup_make(const struct cgroups *c, const char *id, uint64_t memory_bytes, unsigned processes,
                 int ret_procs[2], struct error *err);
+// What cgroup_make() made for `from` becomes the group of `to`, with its processes.
+int cgroup_rename(const struct cgroups *c, const char *from, const char *to, struct error *err);
 // v1: tries of 10 ms with a thaw between, because a task inside vfork() can keep the group FREEZING
 // for ever; gives up after 2 s, thawed. Blocking.
 int cgroup_freeze(const struct cgroups *c, const char *id, struct error *err);

@@ -156,6 +156,7 @@ static int try_with(struct oci *o, bool user_namespaces, struct error *err) {
     if (o->network) {
         o->egress.resolvers = network_resolvers(o->network);
         o->egress.user_namespaces = user_namespaces;
+        parking_use(o->parking, o->network);
     }
     if (o->network && !probe_sandbox(o, err))
         return 0;
@@ -197,7 +198,9 @@ static int oci_start(struct runtime *r, struct error *err) {
         .settings = &o->settings, .groups = &o->egress_groups, .sandboxes_path = o->sandboxes_path};
     if (!(o->keeper = keeper_new(&o->egress, err)))
         return -1;
-    if (make_dirs(o, err) || sweep_runtimes(o->state_path, err) || find_runtime(o, err))
+    if (make_dirs(o, err) || !(o->parking = parking_new(&o->egress, o->sandboxes, err)))
+        return -1;
+    if (sweep_runtimes(o->state_path, err) || find_runtime(o, err))
         return -1;
     o->images = image_store_open(&o->settings, IMAGE_STORE_SERVER, err);
     o->watch = o->images ? watch_new(err) : NULL;
@@ -317,6 +320,7 @@ static void oci_free(struct runtime *r) {
     struct oci *o = self(r);
     watch_free(o->watch);
     keeper_free(o->keeper);
+    parking_free(o->parking);
     chores_free(o->chores);
     enum network_end end = NETWORK_LAST;
     map_each(&o->boxes, free_box, &end);

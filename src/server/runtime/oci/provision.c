@@ -50,6 +50,7 @@ struct making {
     struct user user;
     struct volumes volumes;
     char path[OCI_PATH_SIZE + 64]; // sandboxes/<id>
+    struct parked parked;          // an egress that was ready before; pidfd -1: none
     int image_root, pass[HANDOFF_FDS], lower;
     struct http_client *client; // its request is written before the runtime starts
     int64_t phase_start;
@@ -322,13 +323,50 @@ static int report(struct making *m, struct error *err) {
     return watch_add(m->o->watch, m->q->id, m->box->pidfd, err);
 }
 
+// A namespace in which egress is parked, where one is wanted and ready; else one from the stock.
+static int take_network(struct making *m, struct error *err) {
+    struct oci *o = m->o;
+    bool parked = m->q->egress_token && parking_take(o->parking, &m->parked);
+    if (parked) {
+        m->box->net = m->parked.net;
+        m->parked.net.net_fd = -1;
+    } else if (network_take(o->network, m->q->id, &m->box->net, err)) {
+        return -1;
+    }
+    m->box->has_net = true;
+    return parked ? network_name(o->network, m->q->id, &m->box->net, err) : 0;
+}
+
+static int settle_egress(struct making *m, struct error *err) {
+    struct parked *p = &m->parked;
+    if (egress_settle(&m->o->egress, m->q, p->name, p->dir, m->box->dir, err))
+        return -1;
+    m->box->egress = TAKE_FD(p->pidfd);
+    parking_leave(m->o->parking, p);
+    return 0;
+}
+
 // It gets ready while what follows is written.
 static int begin_egress(struct making *m, struct error *err) {
     struct box *b = m->box;
     if (!m->q->egress_token)
         return 0;
+    if (m->parked.pidfd >= 0)
+        return settle_egress(m, err);
     return egress_prepare(&m->o->egress, m->q, b->dir, err) ||
                    egress_start(&m->o->egress, m->q->id, b->dir, b->net.net_fd, &b->egress, err)
+               ? -1
+               : 0;
+}
+
+// One that was parked may have been dying when it was taken: another is started in its place.
+static int replace_egress(struct making *m, struct error *err) {
+    struct oci *o = m->o;
+    struct box *b = m->box;
+    m->parked.name[0] = '\0';
+    return egress_end(&o->egress, m->q->id, TAKE_FD(b->egress), err) ||
+                   egress_start(&o->egress, m->q->id, b->dir, b->net.net_fd, &b->egress, err) ||
+                   egress_await(&o->egress, b->dir, b->egress, err)
                ? -1
                : 0;
 }
@@ -338,8 +376,10 @@ static int await_egress(struct making *m, struct error *err) {
     struct box *b = m->box;
     if (b->egress < 0)
         return 0;
-    if (egress_await(&m->o->egress, b->dir, b->egress, err) ||
-        keeper_add(m->o->keeper, m->q->id, b->dir, b->net.net_fd, b->egress, err))
+    if (egress_await(&m->o->egress, b->dir, b->egress, err) &&
+        (!m->parked.name[0] || replace_egress(m, err)))
+        return -1;
+    if (keeper_add(m->o->keeper, m->q->id, b->dir, b->net.net_fd, b->egress, err))
         return -1;
     b->egress = -1;
     phase(m, "egress", clock_boot_ns());
@@ -350,9 +390,8 @@ static int make(struct making *m, struct error *err) {
     int64_t spawned = 0;
     if (check_limits(m->q->spec, err) || find_user(m, err))
         return -1;
-    if (network_take(m->o->network, m->q->id, &m->box->net, err))
+    if (take_network(m, err))
         return -1;
-    m->box->has_net = true;
     phase(m, "network", clock_boot_ns());
     int user = m->o->user_namespaces ? m->box->net.user_fd : -1;
     m->box->named = named_any(m->q->spec);
@@ -378,6 +417,8 @@ static int make(struct making *m, struct error *err) {
 }
 
 static void clear(struct making *m) {
+    if (m->parked.pidfd >= 0) // it did not come to the sandbox
+        parking_discard(m->o->parking, &m->parked);
     http_client_free(m->client);
     volumes_close(&m->volumes);
     for (int i = 0; i < HANDOFF_FDS; i++)
@@ -409,6 +450,7 @@ int sandbox_provision_root(struct oci *o, const struct provision_request *q,
                        .q = q,
                        .ret = ret,
                        .root = root,
+                       .parked = {.dir = -1, .pidfd = -1, .net = {.net_fd = -1, .user_fd = -1}},
                        .image_root = -1,
                        .pass = {-1, -1, -1},
                        .lower = -1};
@@ -425,8 +467,10 @@ int sandbox_provision_root(struct oci *o, const struct provision_request *q,
         return error_set(err, ENOMEM, "out of memory");
     }
     network_busy(o->network, NETWORK_CREATE_BEGINS);
+    parking_busy(o->parking, NETWORK_CREATE_BEGINS);
     int r = make(&m, err);
     network_busy(o->network, NETWORK_CREATE_ENDS);
+    parking_busy(o->parking, NETWORK_CREATE_ENDS);
     clear(&m);
     if (!r)
         return 0;

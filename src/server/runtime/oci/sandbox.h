@@ -13,6 +13,7 @@
 #include "server/runtime/oci/cgroup.h"
 #include "server/runtime/oci/chores.h"
 #include "server/runtime/oci/egress/keeper.h"
+#include "server/runtime/oci/egress/parking.h"
 #include "server/runtime/oci/image/image.h"
 #include "server/runtime/oci/launch.h"
 #include "server/runtime/oci/net/network.h"
@@ -49,6 +50,7 @@ struct oci {
     struct cgroups cgroups, egress_groups;
     struct egress_program egress;
     struct keeper *keeper;
+    struct parking *parking;
     struct launcher launcher;
     struct bundle_template *bundle;
     struct image_store *images;

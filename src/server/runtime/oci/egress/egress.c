@@ -47,6 +47,7 @@ enum {
 #define SOCKET_FILE   "e"
 #define OWN_DIR       "egress"
 #define POLICY_FILE   "policy.json"
+#define OWNER_FILE    "settings.json"
 #define PREFIX        "OPENSANDBOX_EGRESS_"
 
 // Its user: root of the user namespace, else a host user that nothing belongs to.
@@ -56,6 +57,13 @@ static uid_t host_user(const struct egress_program *p) {
 
 // ---- before the first start ----
 
+// What every egress is told, whoever owns it.
+static json_t *common_settings(const struct egress_program *p) {
+    return json_pack("{s:s,s:s,s:s,s:s}", PREFIX "MODE",
+                     p->settings->egress_names_only ? "dns" : "dns+nft", PREFIX "HTTP_ADDR", "fd:3",
+                     PREFIX "POLICY_FILE", POLICY_FILE, PREFIX "DNS_UPSTREAM", p->resolvers);
+}
+
 static json_t *settings_of(const struct egress_program *p, const struct provision_request *q) {
     char digest[SHA256_HEX_SIZE];
     json_t *j = json_object();
@@ -63,42 +71,75 @@ static json_t *settings_of(const struct egress_program *p, const struct provisio
     for (size_t i = 0; i < asked->count; i++)
         (void)json_object_set_new(j, asked->items[i].name, json_string(asked->items[i].value));
     sha256_hex(q->egress_token, strlen(q->egress_token), digest);
-    const char *const own[][2] = {
-        {PREFIX "MODE", p->settings->egress_names_only ? "dns" : "dns+nft"},
-        {PREFIX "HTTP_ADDR", "fd:3"},
-        {PREFIX "TOKEN_SHA256", digest},
-        {PREFIX "SANDBOX_ID", q->id},
-        {PREFIX "POLICY_FILE", POLICY_FILE}, // whatever was asked for: paths would be the host's
-        {PREFIX "DNS_UPSTREAM", p->resolvers}};
-    for (size_t i = 0; i < ARRAY_SIZE(own); i++) // last: nobody overrides them
-        (void)json_object_set_new(j, own[i][0], json_string(own[i][1]));
-    return j;
+    (void)json_object_set_new(j, PREFIX "TOKEN_SHA256", json_string(digest));
+    (void)json_object_set_new(j, PREFIX "SANDBOX_ID", json_string(q->id));
+    // last, so that nobody overrides them: POLICY_FILE would be a path of the host's
+    cleanup_json json_t *common = common_settings(p);
+    if (common && json_object_update(j, common) == 0)
+        return j;
+    json_decref(j);
+    return NULL;
 }
 
-static int write_new(int dir, const char *name, const char *text, int *ret_fd, struct error *err) {
+static int write_new(int dir, const char *name, const char *text, uid_t owner, struct error *err) {
     cleanup_close int fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0)
+    if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0 ||
+        (owner && fchown(fd, owner, owner) < 0))
         return error_errno(err, errno, "%s of the sandbox", name);
-    if (ret_fd)
-        *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+// Consumes j.
+static int write_settings(int dir, const char *name, json_t *j, uid_t owner, struct error *err) {
+    cleanup_json json_t *owned = j;
+    cleanup_free char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    return text ? write_new(dir, name, text, owner, err) : error_set(err, ENOMEM, "out of memory");
+}
+
+static int make_own_dir(const struct egress_program *p, int dir, int *ret_own, struct error *err) {
+    uid_t user = host_user(p);
+    cleanup_close int own = -1;
+    if (mkdirat(dir, OWN_DIR, 0700) < 0 ||
+        (own = openat(dir, OWN_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) < 0 ||
+        fchown(own, user, user) < 0)
+        return error_errno(err, errno, "directory of egress");
+    *ret_own = TAKE_FD(own);
     return 0;
 }
 
 int egress_prepare(const struct egress_program *p, const struct provision_request *q, int dir,
                    struct error *err) {
-    uid_t user = host_user(p);
-    cleanup_close int own = -1, policy = -1;
-    if (mkdirat(dir, OWN_DIR, 0700) < 0 ||
-        (own = openat(dir, OWN_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) < 0)
-        return error_errno(err, errno, "directory of egress");
-    if (write_new(own, POLICY_FILE, q->spec->network_policy, &policy, err) < 0)
+    cleanup_close int own = -1;
+    if (make_own_dir(p, dir, &own, err) < 0 ||
+        write_new(own, POLICY_FILE, q->spec->network_policy, host_user(p), err) < 0)
         return -1;
-    if (fchown(policy, user, user) < 0 || fchown(own, user, user) < 0)
+    return write_settings(dir, SETTINGS_FILE, settings_of(p, q), 0, err);
+}
+
+int egress_park(const struct egress_program *p, int dir, struct error *err) {
+    cleanup_close int own = -1;
+    json_t *j = common_settings(p);
+    if (j)
+        (void)json_object_set_new(j, PREFIX "SETTINGS", json_string(OWNER_FILE));
+    int r = write_settings(dir, SETTINGS_FILE, j, 0, err);
+    return r < 0 ? -1 : make_own_dir(p, dir, &own, err);
+}
+
+int egress_settle(const struct egress_program *p, const struct provision_request *q,
+                  const char *parked, int from, int dir, struct error *err) {
+    static const char *const moved[] = {OWN_DIR, LOG_FILE, PID_FILE, SOCKET_FILE};
+    for (size_t i = 0; i < ARRAY_SIZE(moved); i++)
+        if (renameat(from, moved[i], dir, moved[i]) < 0)
+            return error_errno(err, errno, "%s of a parked egress", moved[i]);
+    if (cgroup_rename(p->groups, parked, q->id, err) < 0)
+        return -1;
+    cleanup_close int own = openat(dir, OWN_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (own < 0)
         return error_errno(err, errno, "directory of egress");
-    cleanup_json json_t *j = settings_of(p, q);
-    cleanup_free char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-    return text ? write_new(dir, SETTINGS_FILE, text, NULL, err)
-                : error_set(err, ENOMEM, "out of memory");
+    if (write_settings(dir, SETTINGS_FILE, settings_of(p, q), 0, err) < 0 ||
+        write_new(own, POLICY_FILE, q->spec->network_policy, host_user(p), err) < 0)
+        return -1;
+    return write_settings(own, OWNER_FILE, settings_of(p, q), host_user(p), err);
 }
 
 bool egress_is_prepared(int dir) {
@@ -180,7 +221,7 @@ static int note_process(int dir, pid_t pid, struct error *err) {
     (void)snprintf(text, sizeof text, "%d %llu\n", (int)pid,
                    (unsigned long long)process_start_time(pid));
     (void)unlinkat(dir, PID_FILE, 0);
-    return write_new(dir, PID_FILE, text, NULL, err);
+    return write_new(dir, PID_FILE, text, 0, err);
 }
 
 static int launch(const struct egress_program *p, const char *id, int dir, struct spawn *s,

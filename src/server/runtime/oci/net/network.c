@@ -252,20 +252,35 @@ void network_busy(struct network *n, enum network_load load) {
     (void)pthread_mutex_unlock(&n->lock);
 }
 
+static bool take_stocked(struct network *n, struct network_entry *ret) {
+    (void)pthread_mutex_lock(&n->lock);
+    bool ready = n->count > 0;
+    if (ready) { // the oldest, so that all get their turn
+        *ret = n->stock[0];
+        memmove(n->stock, n->stock + 1, --n->count * sizeof *ret);
+    }
+    (void)pthread_mutex_unlock(&n->lock);
+    return ready;
+}
+
+int network_reserve(struct network *n, struct network_entry *ret, struct error *err) {
+    return take_stocked(n, ret) ? 0 : make_entry(n, n->stock_alias, ret, err);
+}
+
+int network_name(struct network *n, const char *id, const struct network_entry *e,
+                 struct error *err) {
+    char alias[128];
+    (void)snprintf(alias, sizeof alias, "%s%s", n->alias_start, id);
+    return netns_rename(e->link, alias, err);
+}
+
 int network_take(struct network *n, const char *id, struct network_entry *ret, struct error *err) {
     char alias[128];
     struct network_entry e;
     (void)snprintf(alias, sizeof alias, "%s%s", n->alias_start, id);
-    (void)pthread_mutex_lock(&n->lock);
-    bool ready = n->count > 0;
-    if (ready) { // the oldest, so that all get their turn
-        e = n->stock[0];
-        memmove(n->stock, n->stock + 1, --n->count * sizeof e);
-    }
-    (void)pthread_mutex_unlock(&n->lock);
-    if (!ready)
+    if (!take_stocked(n, &e))
         return make_entry(n, alias, ret, err);
-    if (netns_rename(e.link, alias, err)) {
+    if (network_name(n, id, &e, err)) {
         network_release(n, id, &e);
         return -1;
     }

@@ -35,6 +35,11 @@ enum network_load { NETWORK_CREATE_BEGINS, NETWORK_CREATE_ENDS };
 void network_busy(struct network *n, enum network_load load);
 // Any thread. An entry from stock, or a new one; the link's alias gets the sandbox's id.
 int network_take(struct network *n, const char *id, struct network_entry *ret, struct error *err);
+// The same in two parts, for who prepares more than a namespace: one that is nobody's yet, then its
+// name. Until then no server counts it as a sandbox's.
+int network_reserve(struct network *n, struct network_entry *ret, struct error *err);
+int network_name(struct network *n, const char *id, const struct network_entry *e,
+                 struct error *err);
 // A sandbox of an earlier server: its address is taken again. net_fd of the entry is the caller's
 // to fill before.
 int network_adopt(struct network *n, const char *id, const char *address, struct network_entry *e,
