@@ -220,8 +220,12 @@ static int note_process(int dir, pid_t pid, struct error *err) {
     char text[64];
     (void)snprintf(text, sizeof text, "%d %llu\n", (int)pid,
                    (unsigned long long)process_start_time(pid));
-    (void)unlinkat(dir, PID_FILE, 0);
-    return write_new(dir, PID_FILE, text, 0, err);
+    (void)unlinkat(dir, PID_FILE ".new", 0); // of a server that was killed here
+    if (write_new(dir, PID_FILE ".new", text, 0, err) < 0)
+        return -1;
+    return renameat(dir, PID_FILE ".new", dir, PID_FILE) < 0
+               ? error_errno(err, errno, "process of egress")
+               : 0;
 }
 
 static int launch(const struct egress_program *p, const char *id, int dir, struct spawn *s,
