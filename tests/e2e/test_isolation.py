@@ -16,6 +16,7 @@ import threading
 
 import pytest
 
+import engines
 import harness
 
 CLONE_NEWNET = 0x40000000
@@ -23,6 +24,7 @@ PORT = 7077
 OUTER, INTERNET = "198.51.100.1", "198.51.100.2"
 V6_OUTER = "2001:db8::1"
 libc = ctypes.CDLL(None, use_errno=True)
+place = None  # where the sandboxes of the test under way are
 
 
 def sh(*args, check=True):
@@ -94,11 +96,62 @@ print(json.dumps(out))
 '''
 
 
-@pytest.fixture(scope="module")
-def world():
+class BuiltIn:
+    """What differs between the runtimes for these tests."""
+    tables = "osb"
+    restores = True  # rules that somebody takes away
+
+    def __init__(self):
+        self.server = harness.Server(config={"server": {"host": "0.0.0.0"}})
+        self.server.import_base()
+        self.server.start()
+
+    def pid(self, sandbox):
+        for p in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if f"/{sandbox}\n" in (p / "cgroup").read_text() and b"execd" in (p / "cmdline").read_bytes():
+                    return p.name
+            except OSError:
+                pass
+        raise AssertionError(f"no process of {sandbox}")
+
+    def remove(self):
+        self.server.remove()
+
+
+class OnDockerd(BuiltIn):
+    tables = "opensandbox_docker_"
+    restores = False
+
+    def __init__(self):
+        self.engine, self.server = engines.Dockerd(), None
+        try:
+            self.engine.start()
+            self.engine.import_base()
+            # what the engine's own firewall would do, were it not off in the tests
+            sh("nft", "add table ip nat_of_test; add chain ip nat_of_test out { type nat hook postrouting priority 100; };"
+               ' add rule ip nat_of_test out ip saddr 172.16.0.0/12 oifname "outer" masquerade')
+            self.server = harness.Server(config={"runtime": {"type": "docker"}, "server": {"host": "0.0.0.0"}}, env={"DOCKER_HOST": self.engine.host})
+            self.server.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def pid(self, sandbox):
+        return str(self.engine.inspect(sandbox)[1]["State"]["Pid"])
+
+    def remove(self):
+        if self.server:
+            self.server.remove()
+        self.engine.remove()
+
+
+@pytest.fixture(scope="module", params=[BuiltIn, OnDockerd], ids=["oci", "dockerd"])
+def world(request):
+    global place
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    server = None
+    place = None
     inner = subprocess.Popen(["unshare", "-n", "sleep", "600"])
     try:
         harness.wait_until(lambda: os.readlink(f"/proc/{inner.pid}/ns/net") != os.readlink("/proc/self/ns/net"), "second namespace")
@@ -124,34 +177,22 @@ while True:
 """], stdout=subprocess.PIPE, text=True)
         assert far.stdout.readline() == "up\n"
         listener = Listener()
-        server = harness.Server(config={"server": {"host": "0.0.0.0"}})
-        server.import_base()
-        server.start()
-        yield server, listener
+        place = request.param()
+        yield place.server, listener
         listener.close()
         far.kill()
         far.wait()
     finally:
-        if server:
-            server.remove()
+        if place:
+            place.remove()
         inner.kill()
         inner.wait()
         assert libc.setns(home, CLONE_NEWNET) == 0
         os.close(home)
 
 
-def pid_of(sandbox):
-    for p in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            if f"/{sandbox}\n" in (p / "cgroup").read_text() and b"execd" in (p / "cmdline").read_bytes():
-                return p.name
-        except OSError:
-            pass
-    raise AssertionError(f"no process of {sandbox}")
-
-
 def in_net(sandbox, *args):
-    return sh("nsenter", "-t", pid_of(sandbox), "-n", *args)
+    return sh("nsenter", "-t", place.pid(sandbox), "-n", *args)
 
 
 def address(sandbox):
@@ -177,7 +218,7 @@ def probe_from_outside(sandbox, targets, port=PORT):
 @contextlib.contextmanager
 def in_namespace(sandbox):
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    fd = os.open(f"/proc/{pid_of(sandbox)}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(f"/proc/{place.pid(sandbox)}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         assert libc.setns(fd, CLONE_NEWNET) == 0
         yield
@@ -188,7 +229,7 @@ def in_namespace(sandbox):
 
 
 def our_tables():
-    return [line.split()[2] for line in sh("nft", "list", "tables").splitlines() if line.split()[2].startswith("osb")]
+    return [line.split()[1:] for line in sh("nft", "list", "tables").splitlines() if line.split()[2].startswith(place.tables)]
 
 
 def open_ipv6(sandbox, number):
@@ -196,7 +237,7 @@ def open_ipv6(sandbox, number):
     for key in ("all", "default", "eth0", "lo"):
         in_net(sandbox, "sh", "-c", f"echo 0 >/proc/sys/net/ipv6/conf/{key}/disable_ipv6")
     peer = json.loads(in_net(sandbox, "ip", "-j", "link", "show", "eth0"))[0]["link_index"]
-    host = next(x["ifname"] for x in json.loads(sh("ip", "-j", "link")) if x["ifindex"] == peer)
+    host = next(x.get("master", x["ifname"]) for x in json.loads(sh("ip", "-j", "link")) if x["ifindex"] == peer)
     in_net(sandbox, "ip", "addr", "add", f"fe80::{number}/64", "dev", "eth0", "nodad")
     in_net(sandbox, "ip", "addr", "add", f"2001:db8:{number}::2/64", "dev", "eth0", "nodad")
     pathlib.Path(f"/proc/sys/net/ipv6/conf/{host}/disable_ipv6").write_text("0")
@@ -228,6 +269,7 @@ def test_network(world):
     assert r.status == 200
     harness.wait_until(lambda: PORT in [int(x.split()[3].rsplit(":", 1)[1]) for x in in_net(b, "ss", "-Hlnt").splitlines()], "listener in b")
     v6 = open_ipv6(a, 11)
+    assert server.run(a, "ls /run/docker.sock /var/run/docker.sock /run/podman 2>/dev/null")[1] == ""
     closed = [address(b), gateway(a), OUTER, "169.254.169.254", *v6]
     assert INTERNET not in closed
     gateway_address = gateway(a)
@@ -243,7 +285,7 @@ def test_network(world):
     server.process.send_signal(signal.SIGSTOP)
     try:
         for t in our_tables():
-            sh("nft", "delete", "table", "inet", t)
+            sh("nft", "delete", "table", *t)
         listener.hits.clear()
         # a reply may come from another address than was asked: that the listener got it is what counts
         control = probe_from_outside(a, closed) | set(listener.hits)
@@ -253,6 +295,9 @@ def test_network(world):
             socket.create_connection((gateway_address, server.port), 2).close()
     finally:
         server.process.send_signal(signal.SIGCONT)
+    if not place.restores:
+        place.server.kill()
+        place.server.start()
     harness.wait_until(our_tables, "the server brings its rules back")
     assert probe_from_outside(a, closed) == set()
     listener.hits.clear()

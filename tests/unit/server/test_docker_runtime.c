@@ -26,6 +26,7 @@
 #include "io/stream.h"
 #include "server/errors.h"
 #include "server/runtime/docker/docker.h"
+#include "server/runtime/docker/inspect/examine.h"
 
 // ---- create ----
 
@@ -169,6 +170,23 @@ static void an_engine_without_limits(void **state) {
     assert_non_null(strstr(w->runtime->ops->notice(w->runtime, w->spec), "best_effort"));
     w->spec->memory_bytes = 0; // nothing was asked for
     assert_null(w->runtime->ops->notice(w->runtime, w->spec));
+}
+
+static void engines_that_drop_limits(void **state) {
+    static const struct {
+        const char *info;
+        bool can;
+    } rows[] = {{"{}", true},
+                {"{\"MemoryLimit\":true,\"CgroupVersion\":\"1\"}", true},
+                {"{\"CpuCfsQuota\":false}", false},
+                {"{\"PidsLimit\":false}", false},
+                {"{\"MemoryLimit\":true,\"Rootless\":true,\"CgroupVersion\":\"2\"}", true},
+                {"{\"MemoryLimit\":true,\"Rootless\":true,\"CgroupVersion\":\"1\"}", false}};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        cleanup_json json_t *info = json_loads(rows[i].info, 0, NULL);
+        assert_int_equal(engine_can_limit(info), rows[i].can);
+    }
 }
 
 // ---- images ----
@@ -538,6 +556,7 @@ int main(void) {
                                        TEST(a_runtime_that_the_engine_lacks),
                                        TEST(failures_have_codes_and_leave_nothing),
                                        TEST(an_engine_without_limits),
+                                       TEST(engines_that_drop_limits),
                                        TEST(pulls_tell_what_is_wrong),
                                        TEST(an_image_of_another_platform_is_pulled_again),
                                        TEST(credentials_go_in_the_header),

@@ -87,7 +87,8 @@ static int commit(struct docker *d, const char *id, const char *snapshot_id, con
     (void)strbuf_addf(&path, "/commit?container=sandbox-%s&repo=" SNAPSHOT_IMAGES "&tag=", id);
     engine_escape(&path, snapshot_id);
     (void)strbuf_addf(&change, "LABEL " LABEL_SNAPSHOT_ENV "=%s", *names ? names : ",");
-    (void)strbuf_adds(&path, "&pause=true&changes=");
+    // without control groups nothing can be made to stand still
+    (void)strbuf_addf(&path, "&pause=%s&changes=", d->no_limits ? "false" : "true");
     engine_escape(&path, change.data);
     const struct engine_call c = {
         .method = "POST", .path = path.data, .body = nothing, .patient = true};

@@ -1,13 +1,22 @@
 #include "server/runtime/docker/inspect/examine.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/cleanup.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/adopt/adopt.h"
 
+// Podman without root on control groups v1 says that it can, takes limits, and drops them.
+static bool drops_limits(const json_t *info) {
+    const char *version = json_string_value(json_object_get(info, "CgroupVersion"));
+    return json_is_true(json_object_get(info, "Rootless")) && version && strcmp(version, "1") == 0;
+}
+
 bool engine_can_limit(const json_t *info) {
     static const char *const members[] = {"MemoryLimit", "CpuCfsQuota", "PidsLimit"};
+    if (drops_limits(info))
+        return false;
     for (size_t i = 0; i < ARRAY_SIZE(members); i++)
         if (json_is_false(json_object_get(info, members[i])))
             return false;
