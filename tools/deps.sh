@@ -8,7 +8,7 @@ RUN="gcc g++ libc6-dev make meson ninja-build pkg-config git ca-certificates bin
   libuv1-dev libjansson-dev libmd-dev libsqlite3-dev libcurl4-openssl-dev libseccomp-dev libhiredis-dev libtomlplusplus-dev
   crun skopeo umoci xz-utils zstd nftables iproute2 mmdebstrap python3 python3-yaml curl"
 TEST="clang clang-format clang-tidy libclang-rt-14-dev cppcheck pmccabe libcmocka-dev python3-venv runc wrk
-  nginx-light redis-server docker-registry apache2-utils openssl busybox-static strace gdb procps vim-tiny
+  nginx-light caddy redis-server docker-registry apache2-utils openssl busybox-static strace gdb procps vim-tiny
   docker.io podman netavark aardvark-dns uidmap slirp4netns fuse-overlayfs iptables
   dnsmasq-base runsc dropbear-bin openssh-client"
 CLIENTS="opensandbox==1.1.1 opensandbox-cli==1.1.1 pytest==8.3.4 pytest-timeout==2.3.1 websockets==13.1 h11==0.14.0 pyte==0.8.2"

@@ -1,4 +1,5 @@
-"""packaging/tls/nginx.conf in front of a server: the API, the official client, streams, uploads, an upgrade, and what a service sees."""
+"""The examples of packaging/tls, nginx and Caddy, in front of a server: the API, the official client, streams, uploads, an upgrade, and what a
+service sees."""
 import json
 import ssl
 import subprocess
@@ -23,43 +24,61 @@ http.server.HTTPServer(("127.0.0.1", 8000), H).serve_forever()
 """
 
 
-@pytest.fixture(scope="module")
-def front(tmp_path_factory):
-    """(server, port of nginx, certificate)"""
-    d = tmp_path_factory.mktemp("nginx")
+def example(name, *changes):
+    """An example of packaging/tls with its names replaced."""
+    text = (harness.ROOT / "packaging/tls" / name).read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def nginx(d, server, port):
+    text = example("nginx.conf", ("127.0.0.1:8080", f"127.0.0.1:{server.port}"), ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+                   ("server_name sandboxes.example.com", "server_name localhost"),
+                   ("/etc/ssl/certs/sandboxes.example.com.pem", str(d / "cert.pem")),
+                   ("/etc/ssl/private/sandboxes.example.com.key", str(d / "key.pem")))
+    paths = "".join(f"{k}_temp_path {d}/{k};\n" for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (d / "nginx.conf").write_text(f"daemon off;\nuser root;\npid {d}/pid;\nerror_log {d}/error.log;\nevents {{}}\nhttp {{\naccess_log off;\n"
+                                  f"{paths}{text}}}\n")
+    return ["nginx", "-p", str(d), "-c", str(d / "nginx.conf")]
+
+
+def caddy(d, server, port):
+    text = example("Caddyfile", ("127.0.0.1:8080", f"127.0.0.1:{server.port}"),
+                   ("sandboxes.example.com {", f"https://localhost:{port} {{\n\tbind 127.0.0.1\n\ttls {d}/cert.pem {d}/key.pem"))
+    (d / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + text)
+    return ["env", f"HOME={d}", "caddy", "run", "--adapter", "caddyfile", "--config", str(d / "Caddyfile")]
+
+
+@pytest.fixture(scope="module", params=[nginx, caddy], ids=["nginx", "caddy"])
+def front(request, tmp_path_factory):
+    """(server, port of the front, certificate)"""
+    d = tmp_path_factory.mktemp("front")
     port = harness.free_port()
     server = harness.Server(config={"server": {"trusted_proxies": ["127.0.0.1"]}})
-    nginx = None
+    process = None
     try:
         subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
                         "subjectAltName=DNS:localhost", "-keyout", d / "key.pem", "-out", d / "cert.pem"], check=True, capture_output=True)
-        text = (harness.ROOT / "packaging/tls/nginx.conf").read_text()
-        for old, new in (("127.0.0.1:8080", f"127.0.0.1:{server.port}"), ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-                         ("server_name sandboxes.example.com", "server_name localhost"),
-                         ("/etc/ssl/certs/sandboxes.example.com.pem", str(d / "cert.pem")),
-                         ("/etc/ssl/private/sandboxes.example.com.key", str(d / "key.pem"))):
-            assert old in text
-            text = text.replace(old, new)
-        paths = "".join(f"{k}_temp_path {d}/{k};\n" for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        (d / "nginx.conf").write_text(f"daemon off;\nuser root;\npid {d}/pid;\nerror_log {d}/error.log;\nevents {{}}\nhttp {{\naccess_log off;\n"
-                                      f"{paths}{text}}}\n")
         server.import_base()
         server.start()
-        nginx = subprocess.Popen(["nginx", "-p", str(d), "-c", str(d / "nginx.conf")], stdin=subprocess.DEVNULL)
+        with open(d / "log", "wb") as log:
+            process = subprocess.Popen(request.param(d, server, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         context = ssl.create_default_context(cafile=d / "cert.pem")
 
         def answers():
-            assert nginx.poll() is None, (d / "error.log").read_text()
+            assert process.poll() is None, (d / "log").read_text()
             try:
                 return urllib.request.urlopen(f"https://localhost:{port}/health", context=context, timeout=5).status == 200
             except OSError:
                 return False
-        harness.wait_until(answers, "nginx answers", 20)
+        harness.wait_until(answers, "the front answers", 20)
         yield server, port, context
     finally:
-        if nginx:
-            nginx.terminate()
-            nginx.wait(20)
+        if process:
+            process.terminate()
+            process.wait(20)
         server.remove()
 
 
