@@ -1,11 +1,14 @@
 // Request bytes -> domain objects: the first byte tells the route, the rest is its body.
+#include "base/log.h"
 #include "fmt/json.h"
 #include "fuzz.h"
 #include "server/api/resources/bodies.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    const struct config c = {.allowed_host_paths = (char *[]){"/srv", NULL}};
-    const struct api a = {.config = &c, .features = ~0U};
+    log_set_level(LOG_LEVEL_ERROR);
+    const struct api a = {.config =
+                              &(struct config){.allowed_host_paths = (char *[]){"/srv", NULL}},
+                          .features = ~0U};
     struct error err = {0};
     struct problems p = {0};
     struct create_form f = {0};

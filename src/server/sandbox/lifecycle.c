@@ -111,6 +111,17 @@ static int resumed(struct operation *op, struct error *err) {
     return apply(op, EVENT_RESUMED, ERR_R_SANDBOX_NOT_PAUSED, err);
 }
 
+// What a sandbox that is still being made cannot do would wait for as long as its image comes.
+static bool is_early(struct request *q, const struct sandbox *sb, enum error_id refusal) {
+    struct error err = {0};
+    if (sb->state != SANDBOX_PENDING)
+        return false;
+    (void)error_server(&err, refusal, "sandbox %s is Pending", sb->id);
+    q->done(NULL, &err, q->arg);
+    free(q);
+    return true;
+}
+
 void lifecycle_pause(struct domain *d, const char *id, lifecycle_done_fn *done, void *arg) {
     static const struct step steps[] = {
         {"pausing", STEP_LOOP, 0, pause_begin, pause_abort},
@@ -122,7 +133,7 @@ void lifecycle_pause(struct domain *d, const char *id, lifecycle_done_fn *done, 
         .name = "pause", .steps = steps, .count = ARRAY_SIZE(steps), .end = end};
     struct sandbox *sb;
     struct request *q = begin(d, id, done, arg, &sb);
-    if (q)
+    if (q && !is_early(q, sb, ERR_R_SANDBOX_NOT_RUNNING))
         operation_start(d, sb, &q->op, &kind, false);
 }
 
@@ -137,7 +148,7 @@ void lifecycle_resume(struct domain *d, const char *id, lifecycle_done_fn *done,
         .name = "resume", .steps = steps, .count = ARRAY_SIZE(steps), .end = end};
     struct sandbox *sb;
     struct request *q = begin(d, id, done, arg, &sb);
-    if (q)
+    if (q && !is_early(q, sb, ERR_R_SANDBOX_NOT_PAUSED))
         operation_start(d, sb, &q->op, &kind, false);
 }
 

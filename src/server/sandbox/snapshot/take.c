@@ -101,6 +101,9 @@ void snapshot_take(struct domain *d, const char *sandbox_id, const char *name,
     struct snapshot *s = NULL;
     if (sb && d->stopping)
         (void)error_server(&err, ERR_NOT_READY, "the server is stopping");
+    else if (sb && sb->state == SANDBOX_PENDING) // at once: an image may be long on its way
+        (void)error_server(&err, ERR_SNAPSHOT_INVALID_SOURCE_STATE, "sandbox %s is Pending",
+                           sb->id);
     else if (sb && !d->settings.runtime->ops->snapshot)
         (void)error_server(&err, ERR_SNAPSHOT_NOT_IMPLEMENTED, "this runtime takes no snapshots");
     else if (sb && (t = calloc(1, sizeof *t))) {
