@@ -18,6 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests")
 import egress
 import harness
 import inside
+import peer
 import proxy
 
 BUILD = harness.BUILD
@@ -50,6 +51,7 @@ TARGETS = {
     "proxy.request_ratio": ("ratio", {"value": 0.9}, 9, True),
     **inside.TARGETS,
     "egress.create_added": ("ms", {"value": 10}, 100, False),
+    **peer.TARGETS,
     **egress.TARGETS,
 }
 
@@ -251,7 +253,7 @@ def measure(prefixes=()):
         subprocess.run(["meson", "setup", str(BUILD / "bench"), "--buildtype=release", "-Dtests=false", "-Dserver=false"], cwd=harness.ROOT,
                        check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["ninja", "-C", str(BUILD / "bench"), "bench/dns", "bench/load", "bench/proxy"], check=True, stdout=subprocess.DEVNULL)
-    alone = {"proxy": proxy.measure, "egress": egress.measure}  # no server needed
+    alone = {"proxy": proxy.measure, "egress": egress.measure, "peer": peer.measure}  # no server needed
     for name, step in alone.items():
         if not prefixes or name in prefixes:
             step(record)
