@@ -19,8 +19,7 @@ def install():
 def prepare(engine):
     """The images and the network that the reference's configuration names."""
     engine.import_base()
-    subprocess.run([str(harness.ROOT / "tools/images.sh"), str(harness.BUILD / "test/src/execd/execd")], check=True, capture_output=True,
-                   env={**engine.environment(), "DOCKER_HOST": engine.host})
+    engine.build_images()
     if not any(n["Name"] == NETWORK for n in engine.call("GET", "/networks")[1]):
         status, made = engine.call("POST", "/networks/create", {"Name": NETWORK, "Driver": "bridge"})
         assert status == 201, made

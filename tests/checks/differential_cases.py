@@ -15,7 +15,7 @@ S = "/sandboxes/{id}"
 ROUTES = {  # path: methods; all below /v1 and at the root
     "/sandboxes": "GET POST", S: "GET DELETE", S + "/metadata": "PATCH", S + "/pause": "POST", S + "/resume": "POST",
     S + "/renew-expiration": "POST", S + "/snapshots": "POST", "/snapshots": "GET", "/snapshots/{id}": "GET DELETE",
-    S + "/endpoints/8000": "GET", S + "/diagnostics/logs": "GET", S + "/diagnostics/inspect": "GET", S + "/diagnostics/events": "GET",
+    S + "/networkpolicy": "GET PUT PATCH DELETE", S + "/endpoints/8000": "GET", S + "/diagnostics/logs": "GET", S + "/diagnostics/inspect": "GET", S + "/diagnostics/events": "GET",
     S + "/diagnostics/summary": "GET", "/pools": "GET POST", "/pools/{id}": "GET PUT DELETE", "/templates": "GET POST",
     "/templates/{id}": "GET DELETE",
 }
@@ -239,7 +239,7 @@ def objects():
     yield make("forever", timeout=None, metadata={"team": "red", "empty": ""})
     yield make("paused", metadata={})
     yield case("pause", "POST", "/v1/sandboxes/{paused}/pause", of="paused", state="Paused")
-    yield make("ended", "Terminated", entrypoint=["sh", "-c", "echo last words; sleep 2"])
+    yield make("ended", "Terminated", entrypoint=["sh", "-c", "echo first words; echo last words; sleep 2"])
     yield make("failed", "Failed", entrypoint=["sh", "-c", "sleep 2; exit 3"])
     yield make("service", entrypoint=["python3", "-c", SERVICE])
 
@@ -363,6 +363,28 @@ def diagnostics():
     yield case("diagnostics.nosuch", "GET", "/v1/sandboxes/{running}/diagnostics/nosuch")
 
 
+POLICIES = {
+    "object": {}, "empty": {"egress": []}, "list": [], "text": "x", "rule": {"egress": [{"action": "allow", "target": "a.test"}]},
+    "bare": {"egress": [{}]}, "targetless": {"egress": [{"action": "allow"}]}, "target.empty": {"egress": [{"action": "allow", "target": ""}]},
+    "target.number": {"egress": [{"action": "allow", "target": 1}]}, "rules.object": {"egress": {}}, "default": {"defaultAction": "deny"},
+    "default.number": {"defaultAction": 1}, "snake": {"default_action": "allow"}, "unknown": {"x": 1},
+}
+
+
+def policies():
+    path = "/sandboxes/{%s}/networkpolicy"
+    good = {"GET": None, "PUT": POLICIES["rule"], "PATCH": POLICIES["rule"]["egress"], "DELETE": ["a.test"]}
+    for name in ("running", "paused", "ended", "none"):
+        for method, body in good.items():
+            yield from both(f"policy.{method}.{name}", method, path % name, **({} if body is None else {"body": body}))
+    for name, body in POLICIES.items():
+        yield case(f"policy.put.{name}", "PUT", "/v1" + path % "none", body=body)
+        yield case(f"create.policy.{name}", "POST", "/v1/sandboxes", body=changed(networkPolicy=body))
+    for name, body in {"object": {}, "bare": [{}], "number": [1], "target": [{"target": "x"}], "action": [{"action": "x", "target": "a.test"}], "empty": []}.items():
+        yield case(f"policy.patch.{name}", "PATCH", "/v1" + path % "none", body=body)
+        yield case(f"policy.delete.{name}", "DELETE", "/v1" + path % "none", body=body)
+
+
 CAPACITY = {"bufferMax": 1, "bufferMin": 0, "poolMax": 1, "poolMin": 0}
 
 
@@ -441,7 +463,7 @@ def transitions():
 
 def cases():
     out = [{**c, "id": c["id"].replace(" ", "_")} for part in (surface, cross_origin, objects, lists, reads, bodies, endpoints, diagnostics, snapshots, metadata, renewals, proxied, creates,
-                          pools, templates_and_events, transitions) for c in part()]
+                          policies, pools, templates_and_events, transitions) for c in part()]
     ids = [c["id"] for c in out]
     assert len(ids) == len(set(ids)), sorted({i for i in ids if ids.count(i) > 1})
     return out
