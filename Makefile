@@ -76,6 +76,7 @@ execd-empty-root: deps-test build-test ## execd runs where there is nothing else
 
 contract: deps-test build-test ## the OpenAPI documents against tables and real replies, on both runtimes
 	@$(PYTEST) -c tests/e2e/pytest.ini tests/e2e/test_contract.py $(ARGS)
+	@cat $(BUILD)/contract-*.txt
 
 differential: deps-test build-test ## the same requests to ours and to the reference server; each difference has its line in docs/compatibility.md
 	@python3 tools/check.py differential
@@ -83,8 +84,8 @@ differential: deps-test build-test ## the same requests to ours and to the refer
 test-clients: deps-test build-test ## official clients of every registry that answers, a line each
 	@$(BUILD)/venv/bin/python tests/checks/clients_check.py
 
-schemathesis: deps-test build-test ## generated requests from our own document; EXAMPLES=60 an operation, SEED=random
-	@$(BUILD)/venv/bin/python tests/checks/schemathesis_check.py $(or $(EXAMPLES),60) $(SEED)
+schemathesis: deps-test build-test ## generated requests from our own document; EXAMPLES=150 an operation, SEED=random
+	@$(BUILD)/venv/bin/python tests/checks/schemathesis_check.py $(or $(EXAMPLES),150) $(SEED)
 
 test-docker: deps-test build-test ## the docker runtime on a private dockerd, and the lifecycle and client tests of all runtimes on it
 	@python3 tools/check.py docker
