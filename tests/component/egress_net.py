@@ -27,6 +27,7 @@ RESOLVER, EVIL, DEAD = "198.51.100.53", "198.51.100.54", "198.51.100.55"
 SANDBOX, UPLINK = "192.0.2.2", "192.0.2.1"
 TOKEN = "token-of-the-tests"
 CLONE_NEWNET = 0x40000000
+SO_TIMESTAMPNS = 35
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -146,7 +147,7 @@ class Bed:
         self.sb, self.up, self.tag = f"egsb{tag}", f"egup{tag}", tag
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="egress-test-"))
         self.processes, self.sniffed, self.sockets = [], [], []
-        self.seen_at = []  # monotonic seconds of each of sniffed
+        self.seen_at = []  # when each of sniffed arrived, by the kernel's clock: time.time()
         self.inside, self.outside = Inside(self.sb), Inside(self.up)
         self.evil = {}  # name -> function(question bytes) -> list of replies
         self.egress = None
@@ -201,16 +202,18 @@ class Bed:
         s = self.outside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
         if link:
             self.outside(lambda: s.bind((link, 0)))
+        s.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.sockets.append(s)
 
         def loop():
             while True:
                 try:
-                    frame, address = s.recvfrom(2048)
+                    frame, stamps, _, address = s.recvmsg(2048, 64)
                 except OSError:
                     return
                 if address[2] != socket.PACKET_OUTGOING:
-                    self.seen_at.append(time.monotonic())
+                    seconds, nanoseconds = struct.unpack("qq", stamps[0][2])
+                    self.seen_at.append(seconds + nanoseconds / 1e9)
                     self.sniffed.append(frame)
         threading.Thread(target=loop, daemon=True).start()
 

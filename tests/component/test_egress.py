@@ -3,6 +3,8 @@ import errno
 import ipaddress
 import json
 import random
+import signal
+import socket
 
 import pytest
 
@@ -266,3 +268,26 @@ def test_a_change_mends_what_a_stranger_took_out(bed):
     assert bed.nft("flush", "set", "inet", "opensandbox", "allow_v4").returncode == 0
     assert bed.api("PUT", "/policy", {"egress": rules + [{"action": "deny", "target": "203.0.113.9"}]})[0] == 200
     assert bed.connect(SHARED) == 0
+
+
+def test_answers_and_a_change_in_one_turn(bed):
+    """An answer, a change of the policy, another answer, all found by one look at the sockets."""
+    v4, v6 = bed.udp(), bed.inside(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+    v6.settimeout(5)
+    api = bed.inside(socket.create_connection, ("127.0.0.1", 18080), 5)
+    ask = f"GET /policy HTTP/1.1\r\nHost: x\r\nOPENSANDBOX-EGRESS-AUTH: {net.TOKEN}\r\n\r\n"
+    api.sendall(ask.encode())
+    assert api.recv(65536).startswith(b"HTTP/1.1 200")
+    body = json.dumps(POLICY)
+    for _ in range(3):
+        bed.egress.send_signal(signal.SIGSTOP)
+        net.wait_until(lambda: open(f"/proc/{bed.egress.pid}/stat").read().split(") ")[1][0] == "T", "it is stopped")
+        v4.sendto(net.query("denied.test"), (RESOLVER, 53))
+        api.sendall(ask.replace("GET", "PUT").replace("\r\n\r\n", f"\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode())
+        v6.sendto(net.query("denied.test"), ("2001:db8::1", 53))
+        bed.egress.send_signal(signal.SIGCONT)
+        assert net.Reply(v4.recv(4096)).rcode == net.Reply(v6.recv(4096)).rcode == 3
+        assert api.recv(65536).startswith(b"HTTP/1.1 200")
+        assert bed.ask("allowed.test").addresses == [ALLOWED]
+    for s in (v4, v6, api):
+        s.close()

@@ -41,7 +41,7 @@ static void send_reply(struct egress *e, const struct ask *a, const uint8_t *mes
         len = dns_write_reply(cut, &a->flight.q, dns_rcode(message), DNS_NO_REASON, true);
         message = cut;
     }
-    if (!e->proxy.replies.count)
+    if (!e->proxy.flush.node.next) // not deferred yet; a flush in between takes nothing back
         loop_defer(&e->loop, &e->proxy.flush);
     if (!datagrams_add(&e->proxy.replies, a->fd, &a->peer, a->peer_size, message, len)) {
         proxy_flush(e);
