@@ -47,7 +47,7 @@ def use(server, i):
 def main():
     empty = census()
     server = harness.Server()
-    roots = [server.state / "oci"]
+    roots = [server.state / "oci/oci"]
     try:
         server.import_base()
         server.start()

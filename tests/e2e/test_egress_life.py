@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -343,3 +344,56 @@ def test_parked(server, far, make):
     assert parked(server) == set() and not any(alive(p) for p in pids)
     server.start()
     assert all(policy_route(server, x).status == 200 for x in (sandbox, other, third))
+
+
+@pytest.mark.parametrize("config", [{"oci": {"user_namespace": "never"}}, {"oci": {"runtime": "runc"}}, {"egress": {"mode": "dns"}}],
+                         ids=["no user namespaces", "runc", "names only"])
+def test_other_servers(far, config):
+    config = {**config, "oci": {"dns": [RESOLVER], **config.get("oci", {})}}
+    s = harness.Server(config)
+    try:
+        s.import_base()
+        s.start()
+        sandboxes = [s.create(networkPolicy=POLICY)["id"]]
+        wait_until(lambda: len(parked(s)) == 4, "the stock is full")
+        sandboxes.append(s.create(networkPolicy=POLICY)["id"])  # one that was parked
+        for sandbox in sandboxes:
+            status = pathlib.Path(f"/proc/{worker(s, sandbox)}/status").read_text()
+            assert "CapBnd:\t0000000000001000" in status and "CapEff:\t0000000000001000" in status and "Uid:\t1048576\t" in status
+            assert reaches(s, sandbox, far) and resolve(s, sandbox, "denied.test") == [None]
+            assert (connect(s, sandbox, DENIED) == [0]) == (config.get("egress") is not None)
+            assert policy_route(s, sandbox, "PUT", {}).json()["mode"] == "deny_all"
+            os.kill(supervisor(s, sandbox), signal.SIGKILL)
+            wait_until(lambda: policy_route(s, sandbox).status == 200 and worker(s, sandbox), "another one")
+            assert policy_route(s, sandbox).json()["mode"] == "deny_all" and resolve(s, sandbox, "allowed.test") == [None]
+    finally:
+        s.remove()
+
+
+def test_many_at_once(server, far, make):
+    """More creates than are parked; each gets its own policy, and all go."""
+    with ThreadPoolExecutor(12) as pool:
+        made = list(pool.map(lambda i: make({"egress": [{"action": "allow", "target": f"n{i}.test"}]}), range(24)))
+        got = list(pool.map(lambda sb: policy_route(server, sb).json()["policy"]["egress"][0]["target"], made))
+        assert got == [f"n{i}.test" for i in range(24)]
+        pids = [supervisor(server, sb) for sb in made]
+        list(pool.map(server.delete, made))
+    assert not any(alive(p) for p in pids)
+    wait_until(lambda: owned(server) == [], "no control group is left")
+
+
+def test_missing_program(far):
+    s = harness.Server({"egress": {"path": "/bin/true"}})  # one that is none
+    try:
+        s.import_base()
+        s.start()
+        r = s.create(expect=500, networkPolicy=POLICY)
+        assert "the network policy is not in force" in r["message"] and not list(s.state.glob("oci/oci/sandboxes/*/lower")), r
+        s.stop()
+        assert not any((s.state / "oci/oci/sandboxes").iterdir())
+        s.sections["egress"]["path"] = "/no/such/egress"
+        s.write_config()
+        s.start(ready=False)
+        assert s.process.wait(20) == 3 and "egress.path" in s.log()
+    finally:
+        s.remove()

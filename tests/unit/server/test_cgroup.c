@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -290,6 +291,54 @@ static void the_host_kills_and_removes(void **state) {
         kill_and_remove("/sys/fs/cgroup/unified");
 }
 
+// A group beside: made, joined, given another name with its process in it, ended.
+static void make_and_rename(const char *root) {
+    static const char other[] = "99999999-2222-4333-8444-555555555555";
+    struct cgroups c, beside;
+    struct error err;
+    char parent[CGROUP_NAME_MAX], path[256];
+    int procs[2], status;
+    (void)snprintf(parent, sizeof parent, "test-cgroup-%d", getpid());
+    assert_int_equal(cgroups_open(&c, root, "/proc/self/cgroup", parent, &err), 0);
+    cgroups_beside(&c, ".more", &beside);
+    assert_int_equal(cgroup_make(&beside, ID, 64 << 20, 8, procs, &err), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        for (int i = 0; i < 2; i++)
+            if (procs[i] >= 0 && write(procs[i], "0", 1) != 1)
+                _exit(1);
+        for (;;)
+            (void)pause();
+    }
+    for (int i = 0; i < 5000 && !cgroup_holds(&beside, ID, child); i++)
+        (void)poll(NULL, 0, 1);
+    assert_true(cgroup_holds(&beside, ID, child));
+    assert_false(cgroup_holds(&c, ID, child)); // not of the neighbours
+    assert_int_equal(cgroup_rename(&beside, ID, other, &err), 0);
+    assert_true(cgroup_holds(&beside, other, child));
+    assert_false(cgroup_exists(&beside, ID));
+    assert_true(cgroup_kill(&beside, other) >= 1);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    assert_int_equal(cgroup_remove(&beside, other, &err), 0);
+    for (int i = 0; i < 2; i++)
+        if (procs[i] >= 0)
+            (void)close(procs[i]);
+    (void)snprintf(path, sizeof path, "%s/%s/%s.more", root, c.trees[c.pids].name, parent);
+    assert_int_equal(access(path, F_OK), 0);
+    cgroups_drop(&beside);
+    assert_int_equal(access(path, F_OK), -1);
+    cgroups_close(&c);
+}
+
+static void the_host_makes_and_renames(void **state) {
+    (void)state;
+    make_and_rename("/sys/fs/cgroup");
+    if (!access("/sys/fs/cgroup/unified/cgroup.controllers", F_OK))
+        make_and_rename("/sys/fs/cgroup/unified");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(v1_is_found, set_up, tear_down),
@@ -301,6 +350,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(v2_files_are_used, set_up, tear_down),
         cmocka_unit_test_setup_teardown(litter_is_removed, set_up, tear_down),
         cmocka_unit_test(the_host_kills_and_removes),
+        cmocka_unit_test(the_host_makes_and_renames),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
