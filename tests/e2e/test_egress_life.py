@@ -336,7 +336,8 @@ def test_parked(server, far, make):
     pids = [supervisor(server, name) for name in old]
     server.kill()
     server.start()
-    assert not old & parked(server) and not any(alive(p) for p in pids)
+    assert not old & parked(server)
+    wait_until(lambda: not any(alive(p) for p in pids), "they end")
     third = make()
     wait_until(full, "it is full again")
     pids = [supervisor(server, name) for name in parked(server)]
