@@ -84,6 +84,13 @@ def owned(server):
     return [g for g in groups(server) if g.name not in parked(server)]
 
 
+def kill_egress(server, sandbox):
+    """And waits for another one."""
+    old = supervisor(server, sandbox)
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: supervisor(server, sandbox) != old and policy_route(server, sandbox).status == 200, "another one")
+
+
 class Pressure:
     """A process in the sandbox that tries denied destinations all the time."""
     CODE = """
@@ -184,8 +191,7 @@ def test_server_restart(server, far, make, end, egress):
     assert policy_route(server, sandbox).json()["policy"] == policy
     assert server.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/18080").json()["headers"] == token
     assert reaches(server, sandbox, far) and resolve(server, sandbox, "denied.test") == [None]
-    os.kill(supervisor(server, sandbox), signal.SIGKILL)  # this server keeps it too
-    wait_until(lambda: policy_route(server, sandbox).status == 200 and worker(server, sandbox), "another one")
+    kill_egress(server, sandbox)  # this server keeps it too
 
 
 def test_paused(server, far, make):
@@ -325,8 +331,9 @@ def test_parked(server, far, make):
     sandbox = make()
     assert supervisor(server, sandbox) in pids and reaches(server, sandbox, far) and resolve(server, sandbox, "denied.test") == [None]
     wait_until(full, "it is full again")
-    os.kill(worker(server, sandbox), signal.SIGKILL)  # the next worker knows its owner
-    wait_until(lambda: policy_route(server, sandbox).status == 200, "another worker")
+    old = worker(server, sandbox)
+    os.kill(old, signal.SIGKILL)  # the next worker knows its owner
+    wait_until(lambda: worker(server, sandbox) not in (0, old) and policy_route(server, sandbox).status == 200, "another worker")
     for name in parked(server):
         os.kill(supervisor(server, name), signal.SIGKILL)
     other = make({"egress": [{"action": "allow", "target": "other.test"}]})
@@ -364,8 +371,7 @@ def test_other_servers(far, config):
             assert reaches(s, sandbox, far) and resolve(s, sandbox, "denied.test") == [None]
             assert (connect(s, sandbox, DENIED) == [0]) == (config.get("egress") is not None)
             assert policy_route(s, sandbox, "PUT", {}).json()["mode"] == "deny_all"
-            os.kill(supervisor(s, sandbox), signal.SIGKILL)
-            wait_until(lambda: policy_route(s, sandbox).status == 200 and worker(s, sandbox), "another one")
+            kill_egress(s, sandbox)
             assert policy_route(s, sandbox).json()["mode"] == "deny_all" and resolve(s, sandbox, "allowed.test") == [None]
     finally:
         s.remove()
