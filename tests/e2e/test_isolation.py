@@ -99,7 +99,6 @@ print(json.dumps(out))
 class BuiltIn:
     """What differs between the runtimes for these tests."""
     tables = "osb"
-    restores = True  # rules that somebody takes away
 
     def __init__(self):
         self.server = harness.Server(config={"server": {"host": "0.0.0.0"}})
@@ -121,7 +120,6 @@ class BuiltIn:
 
 class OnDockerd(BuiltIn):
     tables = "opensandbox_docker_"
-    restores = False
 
     def __init__(self):
         self.engine, self.server = engines.Dockerd(), None
@@ -295,9 +293,6 @@ def test_network(world):
             socket.create_connection((gateway_address, server.port), 2).close()
     finally:
         server.process.send_signal(signal.SIGCONT)
-    if not place.restores:
-        place.server.kill()
-        place.server.start()
     harness.wait_until(our_tables, "the server brings its rules back")
     assert probe_from_outside(a, closed) == set()
     listener.hits.clear()

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/adopt/adopt.h"
+#include "server/runtime/docker/bridge/rules.h"
 #include "server/runtime/docker/inspect/examine.h"
 #include "server/runtime/docker/inspect/facts.h"
 #include "server/runtime/docker/internal.h"
@@ -191,6 +192,7 @@ static bool free_box(const char *key, void *value, void *arg) {
 static void docker_free(struct runtime *r) {
     struct docker *d = self(r);
     docker_events_free(d->events);
+    bridge_rules_free(d->rules);
     map_each(&d->boxes, free_box, NULL);
     map_clear(&d->boxes);
     docker_image_clear(d);

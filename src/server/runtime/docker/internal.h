@@ -26,9 +26,8 @@ enum {
 #define LABEL_SNAPSHOT_ENV                                                                         \
     LABEL "snapshot-env" // of an image: names of variables that are its source's alone
 #define SNAPSHOT_IMAGES "opensandbox-snapshots"
-// in the log of execd, once the entrypoint runs (execd/main.c)
-#define EXECD_BEGAN "\"listening on port "
-#define OWN_NETWORK "opensandbox"
+#define EXECD_BEGAN     "\"listening on port " // execd says so when the entrypoint runs
+#define OWN_NETWORK     "opensandbox"
 
 // A sandbox as far as this process knows it.
 struct box {
@@ -51,6 +50,7 @@ struct docker {
     struct docker_settings settings;
     struct engine *engine;
     struct docker_events *events;
+    struct bridge_rules *rules; // of our bridge; NULL: none, or not here
     bool host_network, publish;
     bool near;           // the engine is on this host, and both are root: its files are ours
     bool foreign_execd;  // of runtime.execd_image: no init, started by its own bootstrap.sh

@@ -8,16 +8,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/fd.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "fmt/json.h"
-#include "io/spawn.h"
+#include "server/runtime/docker/bridge/rules.h"
 #include "server/runtime/docker/internal.h"
 
-enum { RULES_MAX = 4096, NFT_MS = 10000 };
-
-#define BRIDGE_PREFIX "osb-"
 #define BRIDGE_OPTION "com.docker.network.bridge.name"
 
 // An engine that sees the same processes as we do: a root process on the other end of the socket
@@ -77,76 +73,6 @@ static int make_own(struct docker *d, struct error *err) {
                               : error_wrap(err, "network \"%s\"", OWN_NETWORK);
 }
 
-// What sandboxes of our bridge cannot reach, whatever the engine does itself: each other, this host
-// (but a resolver on the gateway, as Podman has one) and link-local addresses, where clouds keep
-// their metadata.
-static const char ip_rules[] =
-    "add table inet %1$s\ndelete table inet %1$s\n"
-    "table inet %1$s {\n"
-    "  chain input {\n"
-    "    type filter hook input priority -5; policy accept;\n"
-    "    iifname \"%2$s\" ct state established,related accept\n"
-    "    iifname \"%2$s\" meta l4proto { tcp, udp } th dport 53 accept\n"
-    "    iifname \"%2$s\" drop\n"
-    "  }\n"
-    "  chain forward {\n"
-    "    type filter hook forward priority -5; policy accept;\n"
-    "    iifname \"%2$s\" oifname \"%2$s\" drop\n"
-    "    iifname \"%2$s\" ip daddr { 127.0.0.0/8, 169.254.0.0/16 } drop\n"
-    "    iifname \"%2$s\" ip6 daddr fe80::/10 drop\n"
-    "  }\n"
-    "}\n";
-// Frames from one sandbox to another pass the rules above only with br_netfilter; these need none,
-// but not every kernel has them.
-static const char frame_rules[] = "add table bridge %1$s\ndelete table bridge %1$s\n"
-                                  "table bridge %1$s {\n"
-                                  "  chain forward {\n"
-                                  "    type filter hook forward priority 0; policy accept;\n"
-                                  "    meta ibrname \"%2$s\" drop\n"
-                                  "  }\n"
-                                  "}\n";
-
-static int run_nft(const struct strbuf *text, struct error *err) {
-    static char nft[] = "nft", file[] = "-f", input[] = "-";
-    char *argv[] = {nft, file, input, NULL};
-    struct strbuf errors cleanup_strbuf;
-    struct exit_status status;
-    const struct spawn s = {
-        .argv = argv, .envp = environ, .stdio = {-1, -1, -1}, .flags = SPAWN_SEARCH_PATH};
-    strbuf_init(&errors, RULES_MAX);
-    if (spawn_run(&s, text->data, text->len, NULL, &errors, NFT_MS, &status, err))
-        return -1;
-    return status.code || status.signal ? error_set(err, EIO, "nft: %.300s", errors.data) : 0;
-}
-
-static bool frames_meet_ip_rules(void) {
-    static const char *const switches[] = {"/proc/sys/net/bridge/bridge-nf-call-iptables",
-                                           "/proc/sys/net/bridge/bridge-nf-call-ip6tables"};
-    char text[16];
-    struct error ignored;
-    for (size_t i = 0; i < ARRAY_SIZE(switches); i++)
-        if (fd_read_text(AT_FDCWD, switches[i], text, sizeof text, &ignored) || text[0] != '1')
-            return false;
-    return true;
-}
-
-static int load_rules(const char *bridge, struct error *err) {
-    char table[64];
-    struct strbuf text cleanup_strbuf;
-    struct error frames;
-    strbuf_init(&text, RULES_MAX);
-    (void)snprintf(table, sizeof table, "opensandbox_docker_%s", bridge + strlen(BRIDGE_PREFIX));
-    (void)strbuf_addf(&text, ip_rules, table, bridge);
-    if (run_nft(&text, err))
-        return -1;
-    strbuf_clear(&text);
-    (void)strbuf_addf(&text, frame_rules, table, bridge);
-    if (run_nft(&text, &frames) == 0 || frames_meet_ip_rules())
-        return 0;
-    *err = frames;
-    return error_wrap(err, "sandboxes see each other; `modprobe br_netfilter` is the remedy");
-}
-
 static bool is_ours(const char *bridge) {
     return bridge && strncmp(bridge, BRIDGE_PREFIX, strlen(BRIDGE_PREFIX)) == 0 &&
            strlen(bridge) == strlen(BRIDGE_PREFIX) + 8 &&
@@ -165,7 +91,7 @@ static void protect(struct docker *d, const json_t *network) {
         log_warning("docker runtime: network \"%s\" has no bridge of ours: what sandboxes reach on "
                     "this host is for the host's firewall to say",
                     d->network);
-    else if (load_rules(bridge, &err))
+    else if (!(d->rules = bridge_rules_new(bridge, &err)))
         log_warning("docker runtime: sandboxes are not kept apart: %s", err.message);
 }
 
