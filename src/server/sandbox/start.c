@@ -209,16 +209,17 @@ static int destroy_start(struct domain *d, const char *id, struct error *err) {
 
 static int act(struct domain *d, const struct reconcile_result *x, struct error *err) {
     struct sandbox *sb = registry_get(d->registry, x->id);
-    if (sb)
-        expiry_set(d, sb);
-    if (sb && sb->stock && (x->action != RECONCILE_ADOPT || !stock_wants(d, sb)))
+    if (!sb) // known to the runtime alone
+        return destroy_start(d, x->id, err);
+    expiry_set(d, sb);
+    if (sb->stock && (x->action != RECONCILE_ADOPT || !stock_wants(d, sb)))
         return remove_start(d, sb, err);
     switch (x->action) {
     case RECONCILE_KEEP: return 0;
     case RECONCILE_ADOPT: return adopt_start(d, sb, err);
     case RECONCILE_LOST: lost(d, sb, "The sandbox was gone when the server came back."); return 0;
     case RECONCILE_TEARDOWN: return remove_start(d, sb, err);
-    case RECONCILE_DESTROY: return destroy_start(d, x->id, err);
+    case RECONCILE_DESTROY: break; // never of what is in the registry
     }
     return 0;
 }
