@@ -185,6 +185,21 @@ def test_snapshot_and_restore(server, engine, far, make):  # noqa: F811
     assert server.request("DELETE", f"/v1/snapshots/{snapshot}").status == 204
 
 
+def test_pool(server, engine, far):  # noqa: F811
+    template = {"image": {"uri": harness.IMAGE}, "networkPolicy": POLICY}
+    capacity = {"bufferMin": 1, "bufferMax": 1, "poolMin": 0, "poolMax": 3}
+    assert server.request("POST", "/v1/pools", {"name": "policed", "template": template, "capacitySpec": capacity}).status == 201
+    try:
+        harness.wait_until(lambda: server.request("GET", "/v1/pools/policed").json()["status"]["available"] == 1, "it is filled")
+        sandbox = server.request("POST", "/v1/sandboxes", {"extensions": {"poolRef": "policed"}, "timeout": 600}).json()["id"]
+        assert reaches(server, sandbox, far) and all(connect(server, sandbox, DENIED))
+        server.delete(sandbox)
+        nothing_of(engine, sandbox)
+    finally:
+        server.request("DELETE", "/v1/pools/policed")
+    harness.wait_until(lambda: not [n for c in engine.containers() for n in c["Names"] if "sandbox-" in n], "the stock goes")
+
+
 def test_the_end_of_the_entrypoint(server, engine, make):  # noqa: F811
     sandbox = make(entrypoint=["sh", "-c", "sleep 0.3; exit 7"])
     wait_state(server, sandbox, "Failed", 10)
