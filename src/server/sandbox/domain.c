@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "server/errors.h"
 
-enum { JOBS_MAX = 65536, STOP_MS = 10000, SPARE_WORKERS = 4 };
+enum { JOBS_MAX = 65536, STOP_MS = 10000, LAST_MS = 5000, SPARE_WORKERS = 4 };
 
 struct domain *domain_new(const struct domain_settings *s, struct error *err) {
     struct domain *d = calloc(1, sizeof *d);
@@ -151,14 +153,24 @@ static bool drop_holds(struct sandbox *sb, void *arg) {
     return true;
 }
 
+static void on_last_limit(struct timer *t) {
+    log_warning("%zu calls of the runtime do not end: ending without them; the next start finds "
+                "what they leave",
+                CONTAINER_OF(t, struct domain, stop_limit)->inflight);
+    _exit(0); // as a crash, after which nothing that was answered is lost
+}
+
 void domain_free(struct domain *d) {
     if (!d)
         return;
     d->stopping = d->freeing = true;
     d->stopped = NULL;
     timer_stop(&d->stop_limit);
+    if (d->inflight)
+        timer_start(d->settings.loop, &d->stop_limit, LAST_MS, on_last_limit);
     while (d->inflight) // runtime calls and commits that cannot be interrupted
         (void)uv_run(&d->settings.loop->uv, UV_RUN_ONCE);
+    timer_stop(&d->stop_limit);
     while (!list_empty(&d->operations))
         operation_drop(LIST_ENTRY(d->operations.next, struct operation, all));
     start_free(d);

@@ -80,6 +80,17 @@ static void end(struct operation *op, const struct error *err) {
     free(t);
 }
 
+// What is known at once; an image may be long on its way.
+static bool can_take(const struct domain *d, const struct sandbox *sb, struct error *err) {
+    if (d->stopping)
+        (void)error_server(err, ERR_NOT_READY, "the server is stopping");
+    else if (sb->state == SANDBOX_PENDING)
+        (void)error_server(err, ERR_SNAPSHOT_INVALID_SOURCE_STATE, "sandbox %s is Pending", sb->id);
+    else if (!d->settings.runtime->ops->snapshot)
+        (void)error_server(err, ERR_SNAPSHOT_NOT_IMPLEMENTED, "this runtime takes no snapshots");
+    return !err->kind;
+}
+
 void snapshot_take(struct domain *d, const char *sandbox_id, const char *name,
                    snapshot_done_fn *done, void *arg) {
     static const struct step steps[] = {
@@ -99,14 +110,7 @@ void snapshot_take(struct domain *d, const char *sandbox_id, const char *name,
     struct sandbox *sb = domain_sandbox(d, sandbox_id, &err);
     struct taking *t = NULL;
     struct snapshot *s = NULL;
-    if (sb && d->stopping)
-        (void)error_server(&err, ERR_NOT_READY, "the server is stopping");
-    else if (sb && sb->state == SANDBOX_PENDING) // at once: an image may be long on its way
-        (void)error_server(&err, ERR_SNAPSHOT_INVALID_SOURCE_STATE, "sandbox %s is Pending",
-                           sb->id);
-    else if (sb && !d->settings.runtime->ops->snapshot)
-        (void)error_server(&err, ERR_SNAPSHOT_NOT_IMPLEMENTED, "this runtime takes no snapshots");
-    else if (sb && (t = calloc(1, sizeof *t))) {
+    if (sb && can_take(d, sb, &err) && (t = calloc(1, sizeof *t))) {
         random_uuid(t->snapshot_id);
         s = snapshot_add(d, t->snapshot_id, clock_wall_us());
         if (s && name && !(s->name = strdup(name))) {
