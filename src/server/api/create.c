@@ -394,6 +394,16 @@ static int check_policy(const struct api *a, struct create_form *f, struct error
     return f->spec->network_policy ? 0 : error_wrap(err, "networkPolicy");
 }
 
+static char *trimmed(const char *text) {
+    static const char blanks[] = " \t\r\n";
+    size_t len = 0;
+    text += strspn(text, blanks);
+    for (size_t i = 0; text[i]; i++)
+        if (!strchr(blanks, text[i]))
+            len = i + 1;
+    return strndup(text, len);
+}
+
 // Image or snapshot; what is restored without an entrypoint idles.
 static int read_source(struct create_form *f) {
     static const char *const idle[] = {"tail", "-f", "/dev/null"};
@@ -402,7 +412,7 @@ static int read_source(struct create_form *f) {
     if (f->pool)
         return 0;
     char **source = restored ? &s->snapshot_id : &s->image;
-    *source = strdup(restored ? f->snapshot : f->image);
+    *source = restored ? trimmed(f->snapshot) : strdup(f->image);
     if (!*source)
         return -1;
     if (!restored || s->entrypoint_count)
