@@ -84,7 +84,6 @@ static bool answer_cors(struct http_exchange *x, const char *origin) {
     const char *fields = http_header(x, "Access-Control-Request-Headers");
     size_t known = 0;
     bool allowed = origin_allowed(a, origin);
-    (void)http_reply_header(x, "Vary", "Origin");
     if (allowed) {
         (void)http_reply_header(x, "Access-Control-Allow-Origin", origin);
         (void)http_reply_header(x, "Access-Control-Expose-Headers", "X-Request-ID, Retry-After");
@@ -195,6 +194,8 @@ bool api_before(struct http_exchange *x) {
     if (host_refused(x))
         return true;
     bool proxied = x->route && x->route->handle == handle_proxy, open = is_open(x);
+    if (!proxied) // also without an Origin, for the caches of those who send one
+        (void)http_reply_header(x, "Vary", "Origin");
     if (!proxied && origin && answer_cors(x, origin))
         return true;
     if (!open && (a->keys->key_count ? key_refused(x) : keyless_refused(x, origin)))
