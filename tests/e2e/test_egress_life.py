@@ -14,7 +14,7 @@ import pytest
 import harness
 from far_side import ALLOWED, DENIED, RESOLVER, SHARED, FarSide
 from harness import wait_until
-from test_egress_sandbox import POLICY, connect, policy_route, reaches, resolve
+from test_egress_sandbox import POLICY, connect, make, policy_route, reaches, resolve  # noqa: F401
 
 PREFIX = f"osblife{secrets.token_hex(3)}"  # of this server's control groups
 
@@ -34,19 +34,6 @@ def server(far):
         yield s
     finally:
         s.remove()
-
-
-@pytest.fixture
-def make(server):
-    made = []
-
-    def create(policy=POLICY, **members):
-        sb = server.create(networkPolicy=policy, **members)["id"]
-        made.append(sb)
-        return sb
-    yield create
-    for sb in made:
-        server.request("DELETE", f"/v1/sandboxes/{sb}")
 
 
 def directory(server, sandbox):

@@ -72,8 +72,7 @@ enum runtime_feature {
     RUNTIME_PLATFORM = 1 << 3, // other platforms than the host's
     RUNTIME_GPU = 1 << 4,
     RUNTIME_OSSFS = 1 << 5,
-    RUNTIME_NETWORK_POLICY = 1 << 6 // egress stands before the sandbox's network, from before its
-                                    // first process to the end, closed whenever it is not there
+    RUNTIME_NETWORK_POLICY = 1 << 6 // egress stands before it, closed whenever it is not there
 };
 
 struct runtime_found { // what really exists, for reconcile
