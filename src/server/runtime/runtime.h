@@ -84,8 +84,7 @@ struct runtime_ops {
     const char *name;        // "oci"
     const char *code_prefix; // "OCI"
     unsigned features;
-    // Probes and prepares (may take seconds), once, before anything else; /health is served
-    // already.
+    // Probes and prepares, once, before all else (/health is served): may take seconds.
     int (*start)(struct runtime *r, struct error *err);
     // Ids of every sandbox of this instance of which anything exists, whole or in ruins.
     int (*list)(struct runtime *r, struct runtime_found **ret_found, size_t *ret_count,
