@@ -78,6 +78,7 @@ static void the_sidecar_is_as_asked(void **state) {
     char digest[SHA256_HEX_SIZE], token[128];
     w->settings.egress_dns = dns;
     (void)pairs_add(&w->spec->egress_env, "OPENSANDBOX_EGRESS_LOG_LEVEL", "debug");
+    (void)pairs_add(&w->spec->egress_env, "OPENSANDBOX_EGRESS_POLICY_FILE", "/etc/theirs");
     start(w);
     sidecar_next(w); // its start fails: it is the last container that was asked for
     fake_engine_rule(w->fake, "POST", "/containers/" SIDE "/start", 1, 500,
@@ -105,6 +106,7 @@ static void the_sidecar_is_as_asked(void **state) {
                 lists(env, "OPENSANDBOX_EGRESS_MODE=dns+nft") &&
                 lists(env, "OPENSANDBOX_EGRESS_LOG_LEVEL=debug") &&
                 lists(env, "OPENSANDBOX_EGRESS_POLICY_FILE=/var/egress/policy.json") &&
+                !lists(env, "OPENSANDBOX_EGRESS_POLICY_FILE=/etc/theirs") &&
                 lists(env, "OPENSANDBOX_EGRESS_DNS_UPSTREAM=192.0.2.53,192.0.2.54:5353"));
     // the engine holds nothing that could be used
     sha256_hex("token", 5, digest);

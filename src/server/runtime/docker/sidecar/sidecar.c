@@ -105,12 +105,12 @@ static json_t *environment_of(const struct docker *d, const struct provision_req
     json_t *env = json_array();
     sha256_hex(q->egress_token, strlen(q->egress_token), digest);
     servers_of(d, servers);
-    for (size_t i = 0; i < asked->count; i++)
-        if (asked->items[i].value)
+    for (size_t i = 0; i < asked->count; i++) // where the policy is kept is ours to say
+        if (asked->items[i].value &&
+            strcmp(asked->items[i].name, "OPENSANDBOX_EGRESS_POLICY_FILE") != 0)
             json_array_append_new(
                 env, json_sprintf("%s=%s", asked->items[i].name, asked->items[i].value));
-    if (!pairs_get(asked, "OPENSANDBOX_EGRESS_POLICY_FILE")) // what changes outlives a worker
-        add(env, "POLICY_FILE", POLICY_DIR "/" POLICY_FILE);
+    add(env, "POLICY_FILE", POLICY_DIR "/" POLICY_FILE); // what changes outlives a worker
     add(env, "MODE", d->settings.egress_names_only ? "dns" : "dns+nft");
     add(env, "TOKEN_SHA256", digest);
     add(env, "SANDBOX_ID", q->id);
