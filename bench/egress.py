@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
 import signal
 import socket
 import statistics
@@ -85,6 +86,7 @@ class Lab:
         for ns in (self.up, self.sb, self.bare):
             run("ip", "netns", "del", ns, check=False)
         self.log.close()
+        shutil.rmtree(self.dir)
 
     def ask(self, ns, count, window, prefix):
         done = subprocess.run(["nsenter", f"--net=/run/netns/{ns}", str(DNS), "ask", RESOLVER, str(count), str(window), prefix],
