@@ -339,7 +339,7 @@ static int take_network(struct making *m, struct error *err) {
 
 static int settle_egress(struct making *m, struct error *err) {
     struct parked *p = &m->parked;
-    if (egress_settle(&m->o->egress, m->q, p->name, p->dir, m->box->dir, err))
+    if (egress_settle(&m->o->egress, m->q, p->dir, m->box->dir, err))
         return -1;
     m->box->egress = TAKE_FD(p->pidfd);
     parking_leave(m->o->parking, p);
@@ -363,12 +363,23 @@ static int begin_egress(struct making *m, struct error *err) {
 static int replace_egress(struct making *m, struct error *err) {
     struct oci *o = m->o;
     struct box *b = m->box;
+    int r = egress_end(&o->egress, m->parked.name, TAKE_FD(b->egress), err);
     m->parked.name[0] = '\0';
-    return egress_end(&o->egress, m->q->id, TAKE_FD(b->egress), err) ||
-                   egress_start(&o->egress, m->q->id, b->dir, b->net.net_fd, &b->egress, err) ||
+    return r || egress_start(&o->egress, m->q->id, b->dir, b->net.net_fd, &b->egress, err) ||
                    egress_await(&o->egress, b->dir, b->egress, err)
                ? -1
                : 0;
+}
+
+// Not before: the kernel's lock is held by the early attach (oci-runtime.md 8.1) for as long as
+// that saves. Until now whoever finds the group finds nobody's.
+static int name_egress(struct making *m, struct error *err) {
+    if (!m->parked.name[0])
+        return 0;
+    if (egress_name(&m->o->egress, m->parked.name, m->q->id, err))
+        return -1;
+    m->parked.name[0] = '\0';
+    return 0;
 }
 
 // In force before the sandbox's first process; from here on its end is the keeper's business.
@@ -406,7 +417,7 @@ static int make(struct making *m, struct error *err) {
     if (write_config(m, err))
         return -1;
     phase(m, "config", clock_boot_ns());
-    if (await_egress(m, err) || start(m, &spawned, err))
+    if (await_egress(m, err) || start(m, &spawned, err) || name_egress(m, err))
         return -1;
     phase(m, "launch", spawned);
     phase(m, "runtime", clock_boot_ns());
@@ -417,8 +428,11 @@ static int make(struct making *m, struct error *err) {
 }
 
 static void clear(struct making *m) {
+    struct error ignored;     // a sweep finds what is left
     if (m->parked.pidfd >= 0) // it did not come to the sandbox
         parking_discard(m->o->parking, &m->parked);
+    else if (m->parked.name[0]) // not quite
+        (void)egress_end(&m->o->egress, m->parked.name, -1, &ignored);
     http_client_free(m->client);
     volumes_close(&m->volumes);
     for (int i = 0; i < HANDOFF_FDS; i++)

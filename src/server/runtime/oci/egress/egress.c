@@ -125,14 +125,17 @@ int egress_park(const struct egress_program *p, int dir, struct error *err) {
     return r < 0 ? -1 : make_own_dir(p, dir, &own, err);
 }
 
-int egress_settle(const struct egress_program *p, const struct provision_request *q,
-                  const char *parked, int from, int dir, struct error *err) {
+int egress_name(const struct egress_program *p, const char *parked, const char *id,
+                struct error *err) {
+    return cgroup_rename(p->groups, parked, id, err);
+}
+
+int egress_settle(const struct egress_program *p, const struct provision_request *q, int from,
+                  int dir, struct error *err) {
     static const char *const moved[] = {OWN_DIR, LOG_FILE, PID_FILE, SOCKET_FILE};
     for (size_t i = 0; i < ARRAY_SIZE(moved); i++)
         if (renameat(from, moved[i], dir, moved[i]) < 0)
             return error_errno(err, errno, "%s of a parked egress", moved[i]);
-    if (cgroup_rename(p->groups, parked, q->id, err) < 0)
-        return -1;
     cleanup_close int own = openat(dir, OWN_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (own < 0)
         return error_errno(err, errno, "directory of egress");

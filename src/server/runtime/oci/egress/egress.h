@@ -25,11 +25,13 @@ int egress_prepare(const struct egress_program *p, const struct provision_reques
                    struct error *err);
 bool egress_is_prepared(int dir);
 // One without an owner, for a stock: egress_start() loads its rules, closed, and it waits. With its
-// owner's settings it moves from the directory and control group of the name `parked` into the
-// sandbox's; egress_await() wakes it. On failure what is left below `parked` is the caller's.
+// owner's settings it moves from another directory into the sandbox's; egress_await() wakes it. Its
+// control group has the name `parked` until egress_name(): then it is the sandbox's.
 int egress_park(const struct egress_program *p, int dir, struct error *err);
-int egress_settle(const struct egress_program *p, const struct provision_request *q,
-                  const char *parked, int from, int dir, struct error *err);
+int egress_settle(const struct egress_program *p, const struct provision_request *q, int from,
+                  int dir, struct error *err);
+int egress_name(const struct egress_program *p, const char *parked, const char *id,
+                struct error *err);
 // Starts it, by what egress_prepare() wrote and what it kept itself. It is not ready yet, and the
 // namespace is as it was before: open at the first time, closed at every other. Milliseconds.
 int egress_start(const struct egress_program *p, const char *id, int dir, int net_fd,

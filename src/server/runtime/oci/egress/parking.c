@@ -45,6 +45,7 @@ void parking_discard(struct parking *s, struct parked *p) {
     if (p->net.net_fd >= 0)
         network_release(s->network, p->name, &p->net);
     parking_leave(s, p);
+    p->name[0] = '\0';
 }
 
 static int make(struct parking *s, struct parked *p, struct error *err) {

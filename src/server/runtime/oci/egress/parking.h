@@ -10,7 +10,7 @@
 enum { PARKING_MAX = 4 };
 
 struct parked {
-    char name[SANDBOX_ID_SIZE]; // its directory below sandboxes/, its control group
+    char name[SANDBOX_ID_SIZE]; // its directory below sandboxes/, its control group; "": none
     int dir, pidfd;
     struct network_entry net;
 };
@@ -28,7 +28,8 @@ bool parking_take(struct parking *s, struct parked *ret);
 void parking_busy(struct parking *s, enum network_load load);
 // One that was taken and settled: what is left of its place goes.
 void parking_leave(struct parking *s, struct parked *p);
-// Ends one that was taken and did not become a sandbox's; what is -1 or moved already stays.
+// Ends one that was taken and did not become a sandbox's; what is -1 or moved already stays. It has
+// no name then.
 void parking_discard(struct parking *s, struct parked *p);
 
 #endif
