@@ -165,6 +165,24 @@ static void what_the_image_has_is_not_made(void **state) {
     assert_is(dir, "vol/0", S_IFDIR | 0700, 0, 0);
     assert_is(dir, "vol/1", S_IFREG | 0700, 0, 0);
     (void)close(dir);
+    cleanup_close int env = openat(tools, ".env", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(fchown(env, 1000, 100), 0);
+    if (layer_make(f->sandboxes, "four", &l, &dir, &err)) // all is there
+        fail_msg("%s", err.message);
+    assert_int_equal(faccessat(dir, "upper/opt", F_OK, 0), -1);
+    (void)close(dir);
+    assert_int_equal(fchown(env, 1001, 100), 0);
+    if (layer_make(f->sandboxes, "five", &l, &dir, &err)) // another user's
+        fail_msg("%s", err.message);
+    assert_is(dir, "upper/opt/opensandbox/.env", S_IFREG | 0600, 1000, 100);
+    (void)close(dir);
+    assert_int_equal(fchown(env, 1000, 100), 0);
+    l.restored = true;
+    if (layer_make(f->sandboxes, "six", &l, &dir, &err)) // a layer above may hide it
+        fail_msg("%s", err.message);
+    assert_is(dir, "upper/opt/opensandbox/bin/execd", S_IFREG | 0755, 0, 0);
+    assert_is(dir, "upper/dev", S_IFDIR | 0755, 0, 0);
+    (void)close(dir);
 }
 
 int main(void) {

@@ -19,7 +19,7 @@
 #include "layout_maker.h"
 #include "server/runtime/oci/image/publish.h"
 
-enum { MANY = 1000000, OURS = 12 }; // entries of an empty root once it was checked
+enum { MANY = 1000000, OURS = 13 }; // entries of an empty root once it was checked
 
 struct fixture {
     char path[32];
@@ -58,7 +58,7 @@ static int tear_down(void **state) {
 }
 
 static int check(struct fixture *f) {
-    return publish_check(f->root, INT64_MAX, MANY, &f->report, &f->err);
+    return publish_check(f->root, "1000:100", INT64_MAX, MANY, &f->report, &f->err);
 }
 
 static void assert_kind(int at, const char *name, mode_t kind) {
@@ -90,6 +90,10 @@ static void an_empty_root_gets_what_is_needed(void **state) {
     assert_int_equal(st.st_mode & 07777, 01777);
     assert_kind(f->root, "etc/passwd", S_IFREG);
     assert_kind(f->root, "opt/opensandbox/bin/execd", S_IFREG);
+    assert_int_equal(fstatat(f->root, "opt/opensandbox/.env", &st, 0), 0);
+    assert_int_equal(st.st_mode, S_IFREG | 0600);
+    assert_int_equal(st.st_uid, 1000);
+    assert_int_equal(st.st_gid, 100);
     assert_int_equal(f->report.replaced, 0);
     assert_int_equal(check(f), 0); // again: nothing to do
 }
@@ -174,12 +178,12 @@ static void limits(void **state) {
         (void)snprintf(name, sizeof name, "f%d", i);
         layout_write(usr, name, "0123456789");
     }
-    assert_int_equal(publish_check(f->root, 100, 11 + OURS, &f->report, &f->err), 0);
+    assert_int_equal(publish_check(f->root, "1000:100", 100, 11 + OURS, &f->report, &f->err), 0);
     assert_int_equal(f->report.bytes, 100);
     assert_int_equal(f->report.entries, 11 + OURS);
-    assert_int_equal(publish_check(f->root, 99, MANY, &f->report, &f->err), -1);
+    assert_int_equal(publish_check(f->root, "1000:100", 99, MANY, &f->report, &f->err), -1);
     assert_int_equal(f->err.kind, EFBIG);
-    assert_int_equal(publish_check(f->root, 1000, 10 + OURS, &f->report, &f->err), -1);
+    assert_int_equal(publish_check(f->root, "1000:100", 1000, 10 + OURS, &f->report, &f->err), -1);
     assert_int_equal(f->err.kind, EFBIG);
 }
 
@@ -197,7 +201,7 @@ static void a_sparse_giant_is_too_large(void **state) {
     int fd = openat(f->root, "giant", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
     assert_int_equal(ftruncate(fd, INT64_C(1) << 40), 0);
     (void)close(fd);
-    assert_int_equal(publish_check(f->root, 1 << 30, MANY, &f->report, &f->err), -1);
+    assert_int_equal(publish_check(f->root, "1000:100", 1 << 30, MANY, &f->report, &f->err), -1);
     assert_int_equal(f->err.kind, EFBIG);
 }
 

@@ -71,7 +71,7 @@ static int enter_stage(void *arg, const char **step) {
     // mounted on that from here. Then relative names: the sandbox reads the overlay's options in
     // its mountinfo
     *step = "enter the sandbox's directory";
-    if (chdir(q->bundle_path))
+    if (chdir(q->path))
         return -1;
     *step = "mount the image";
     if (move_mount(q->lower, "", AT_FDCWD, "lower", MOVE_MOUNT_F_EMPTY_PATH))
@@ -208,10 +208,10 @@ int launch_run(const struct launcher *l, const struct launch *q, pid_t *ret_pid,
     if (wait_runtime(pidfd, q->time_out_ms, &status, err))
         return -1;
     if (!status.code && !status.signal)
-        return read_pid(q->dir, ret_pid, err);
-    runtime_words(q->dir, words, sizeof words);
-    return error_set(err, is_full(q->dir) ? ENOSPC : EIO, "%s: %s", l->runc ? "runc" : "crun",
-                     words);
+        return read_pid(q->bundle, ret_pid, err);
+    runtime_words(q->bundle, words, sizeof words);
+    return error_set(err, is_full(q->dir) || is_full(q->bundle) ? ENOSPC : EIO, "%s: %s",
+                     l->runc ? "runc" : "crun", words);
 }
 
 int launch_seal(const char *path, struct error *err) {

@@ -21,10 +21,11 @@ struct launcher { // the same for all sandboxes
 };
 
 struct launch {
-    const char *id, *bundle_path; // directory of the sandbox
-    int dir;                      // the same, open
-    size_t layers;                // links l0, l1 ... in the directory, oldest first, above lower
-    int lower;                    // detached mount of the image's root (launch_lower)
+    const char *id, *path;   // directory of the sandbox
+    const char *bundle_path; // with config.json; only needed until launch_run() returns
+    int dir, bundle;         // the same, open
+    size_t layers;           // links l0, l1 ... in the directory, oldest first, above lower
+    int lower;               // detached mount of the image's root (launch_lower)
     const struct volumes *volumes;
     int pass[HANDOFF_FDS];
     int64_t time_out_ms;

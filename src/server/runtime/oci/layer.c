@@ -92,11 +92,23 @@ static int make_etc(const struct layer *l, int upper) {
     return make_file(etc, "hostname", a, text);
 }
 
-// Whether the image has it, and no component of the way there is a link.
-static bool image_has(const struct layer *l, const char *path, mode_t type) {
+// What the image has there, when no component of the way is a link; mode 0: nothing, or it may be
+// hidden.
+static struct stat look(const struct layer *l, const char *path) {
     struct stat st;
     cleanup_close int fd = path_open(l->lower, path, PATH_NO_SYMLINKS, O_PATH, 0);
-    return fd >= 0 && !fstat(fd, &st) && (st.st_mode & S_IFMT) == type;
+    return fd >= 0 && !l->restored && !fstat(fd, &st) ? st : (struct stat){.st_mode = 0};
+}
+
+static bool image_has(const struct layer *l, const char *path, mode_t type) {
+    return (look(l, path).st_mode & S_IFMT) == type;
+}
+
+// As publish.c makes it.
+static bool image_has_env(const struct layer *l) {
+    struct stat st = look(l, "opt/opensandbox/.env");
+    return st.st_mode == (S_IFREG | 0600) && !st.st_size && st.st_uid == l->uid &&
+           st.st_gid == l->gid;
 }
 
 // Mount points of the runtime are real directories whatever the image (or a layer above it) says:
@@ -116,10 +128,13 @@ static int make_mount_points(const struct layer *l, int upper) {
 static int make_tools(const struct layer *l, int upper) {
     struct attributes user = {0600, l->id_base + l->uid, l->id_base + l->gid},
                       root = {0755, l->id_base, l->id_base};
+    bool place = image_has(l, "opt/opensandbox/bin/execd", S_IFREG); // what execd is mounted on
+    if (place && image_has_env(l))
+        return 0;
     cleanup_close int dir = make_chain(l, upper, "opt/opensandbox", CHAIN_REQUIRED), bin = -1;
     if (dir < 0 || make_file(dir, ".env", user, ""))
         return -1;
-    if (image_has(l, "opt/opensandbox/bin/execd", S_IFREG)) // what execd is mounted on
+    if (place)
         return 0;
     if (make_dir(dir, "bin", root) ||
         (bin = openat(dir, "bin", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) < 0)
@@ -136,9 +151,9 @@ static int make_upper(const struct layer *l, int dir) {
         return -1;
     // the image's working directory is a wish: where a link is in its way execd tells that it is
     // not there
-    cleanup_close int work = *l->workdir == '/' && l->workdir[1]
-                                 ? make_chain(l, upper, l->workdir + 1, CHAIN_UNLESS_LINKED)
-                                 : -1;
+    bool missing = *l->workdir == '/' && l->workdir[1] && !image_has(l, l->workdir + 1, S_IFDIR);
+    cleanup_close int work =
+        missing ? make_chain(l, upper, l->workdir + 1, CHAIN_UNLESS_LINKED) : -1;
     (void)work;
     return 0;
 }

@@ -93,6 +93,16 @@ static int make_dirs(struct oci *o, struct error *err) {
     return make_dir(o->state_path, 0700, &o->state, err);
 }
 
+// Of starts that an earlier server did not see the end of.
+static int make_bundles(struct oci *o, struct error *err) {
+    cleanup_close int run = open(o->run_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (run < 0)
+        return error_errno(err, errno, "directory %s", o->run_path);
+    return path_remove_tree(run, "bundles", err)
+               ? -1
+               : make_dir(o->bundles_path, 0700, &o->bundles, err);
+}
+
 static int find_runtime(struct oci *o, struct error *err) {
     static char runtime[PROBE_PATH_SIZE]; // one runtime per process
     bool runc;
@@ -200,7 +210,7 @@ static int oci_start(struct runtime *r, struct error *err) {
         return -1;
     if (make_dirs(o, err) || !(o->parking = parking_new(&o->egress, o->sandboxes, err)))
         return -1;
-    if (sweep_runtimes(o->state_path, err) || find_runtime(o, err))
+    if (sweep_runtimes(o->state_path, err) || make_bundles(o, err) || find_runtime(o, err))
         return -1;
     o->images = image_store_open(&o->settings, IMAGE_STORE_SERVER, err);
     o->watch = o->images ? watch_new(err) : NULL;
@@ -331,9 +341,10 @@ static void oci_free(struct runtime *r) {
     cgroups_drop(&o->egress_groups);
     cgroups_close(&o->cgroups);
     const int fds[] = {
-        o->launcher.runtime_fd, o->dir,    o->sandboxes, o->trash, o->state, o->layers,
-        o->layer_refs,          o->volumes};
+        o->launcher.runtime_fd, o->dir,     o->sandboxes, o->trash, o->state, o->layers,
+        o->layer_refs,          o->volumes, o->bundles};
     close_all(fds, ARRAY_SIZE(fds));
+    (void)rmdir(o->bundles_path);
     (void)rmdir(o->state_path); // these go when no sandbox lives
     if (access(o->state_path, F_OK)) {
         (void)rmdir(o->root_path);
@@ -409,13 +420,15 @@ struct runtime *oci_new(const struct oci_settings *s, struct error *err) {
         return NULL;
     }
     o->dir = o->sandboxes = o->trash = o->state = o->launcher.runtime_fd = -1;
-    o->layers = o->layer_refs = o->volumes = -1;
+    o->layers = o->layer_refs = o->volumes = o->bundles = -1;
     o->cgroups.self_procs = -1;
     (void)snprintf(o->dir_path, sizeof o->dir_path, "%s/oci", o->settings.state_dir);
     (void)snprintf(o->sandboxes_path, sizeof o->sandboxes_path, "%s/sandboxes", o->dir_path);
     (void)snprintf(o->run_path, sizeof o->run_path, "%s/%s", o->settings.run_dir,
                    o->settings.instance);
     (void)snprintf(o->root_path, sizeof o->root_path, "%s/%s/rootfs", o->settings.run_dir,
+                   o->settings.instance);
+    (void)snprintf(o->bundles_path, sizeof o->bundles_path, "%s/%s/bundles", o->settings.run_dir,
                    o->settings.instance);
     (void)snprintf(o->state_path, sizeof o->state_path, "%s/%s/runtime", o->settings.run_dir,
                    o->settings.instance);

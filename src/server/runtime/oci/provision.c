@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/handoff.h"
+#include "base/path.h"
 #include "fmt/json.h"
 #include "http/client.h"
 #include "server/errors.h"
@@ -51,7 +52,7 @@ struct making {
     struct volumes volumes;
     char path[OCI_PATH_SIZE + 64]; // sandboxes/<id>
     struct parked parked;          // an egress that was ready before; pidfd -1: none
-    int image_root, pass[HANDOFF_FDS], lower;
+    int image_root, bundle, pass[HANDOFF_FDS], lower;
     struct http_client *client; // its request is written before the runtime starts
     int64_t phase_start;
 };
@@ -109,6 +110,7 @@ static int make_layer(struct making *m, struct error *err) {
                       .address = m->box->net.address_text,
                       .resolv_conf = network_resolv_conf(m->o->network),
                       .workdir = workdir(m),
+                      .restored = m->root->base && base_layers(m->root->base),
                       .uid = m->user.uid,
                       .gid = m->user.gid,
                       .volumes = &m->volumes};
@@ -222,8 +224,11 @@ static int write_config(struct making *m, struct error *err) {
     strbuf_init(&sb, BUNDLE_MAX);
     if (bundle_write(o->bundle, &b, &sb, err))
         return -1;
+    if (mkdirat(o->bundles, m->q->id, 0700) ||
+        (m->bundle = openat(o->bundles, m->q->id, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+        return error_errno(err, errno, "bundle of the sandbox");
     cleanup_close int fd =
-        openat(m->box->dir, "config.json", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        openat(m->bundle, "config.json", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 || fd_write_all(fd, sb.data, sb.len))
         return error_errno(err, errno, "config.json of the sandbox");
     return 0;
@@ -233,9 +238,13 @@ static int write_config(struct making *m, struct error *err) {
 
 static int start(struct making *m, int64_t *ret_spawn_ns, struct error *err) {
     struct oci *o = m->o;
+    char bundle[OCI_PATH_SIZE + 64];
+    (void)snprintf(bundle, sizeof bundle, "%s/%s", o->bundles_path, m->q->id);
     struct launch l = {.id = m->q->id,
-                       .bundle_path = m->path,
+                       .path = m->path,
+                       .bundle_path = bundle,
                        .dir = m->box->dir,
+                       .bundle = m->bundle,
                        .volumes = &m->volumes,
                        .layers = m->root->base ? base_layers(m->root->base) : 0,
                        .time_out_ms = o->settings.start_timeout_ms};
@@ -438,6 +447,11 @@ static void clear(struct making *m) {
     for (int i = 0; i < HANDOFF_FDS; i++)
         if (m->pass[i] >= 0)
             (void)close(m->pass[i]);
+    if (m->bundle >= 0) {
+        struct error none; // the next start of the server meets what is left
+        (void)close(m->bundle);
+        (void)path_remove_tree(m->o->bundles, m->q->id, &none);
+    }
     if (m->lower >= 0)
         (void)close(m->lower);
     if (m->image_root >= 0)
@@ -466,6 +480,7 @@ int sandbox_provision_root(struct oci *o, const struct provision_request *q,
                        .root = root,
                        .parked = {.dir = -1, .pidfd = -1, .net = {.net_fd = -1, .user_fd = -1}},
                        .image_root = -1,
+                       .bundle = -1,
                        .pass = {-1, -1, -1},
                        .lower = -1};
     *ret = (struct provision_result){.phase_count = 0};

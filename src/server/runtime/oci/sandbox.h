@@ -42,11 +42,13 @@ struct oci {
     struct runtime base;
     struct oci_settings settings; // defaults filled in
     char dir_path[OCI_PATH_SIZE], run_path[OCI_PATH_SIZE], root_path[OCI_PATH_SIZE],
-        state_path[OCI_PATH_SIZE], sandboxes_path[OCI_PATH_SIZE + 16];
+        state_path[OCI_PATH_SIZE], bundles_path[OCI_PATH_SIZE], sandboxes_path[OCI_PATH_SIZE + 16];
     int layers, layer_refs; // snapshot.h
     int volumes;            // volume/named.h
     pthread_mutex_t volume_lock;
-    int dir, sandboxes, trash, state; // <state_dir>/oci, below it; the OCI runtime's --root
+    int dir, sandboxes, trash; // <state_dir>/oci, below it
+    int state, bundles;        // below <run_dir>/<instance>: the OCI runtime's --root; bundles of
+                               // sandboxes that are being started
     struct cgroups cgroups, egress_groups;
     struct egress_program egress;
     struct keeper *keeper;

@@ -14,6 +14,7 @@
 #include "base/path.h"
 #include "fmt/json.h"
 #include "server/errors.h"
+#include "server/runtime/oci/image/user.h"
 
 enum { DEPTH_MAX = 256, RECORD_MAX = 16 * 1024 * 1024 };
 
@@ -105,19 +106,29 @@ static int need_file(int root, const char *path, struct publish_report *r, struc
     return 0;
 }
 
-// The place that execd is mounted on. A link of the image on the way stays: then each sandbox gets
-// the place in its own layer.
-static void add_mount_point(int root) {
-    cleanup_close int bin = path_make_dirs(root, "opt/opensandbox/bin", 0755);
-    cleanup_close int file =
-        bin < 0 ? -1
-                : openat(bin, "execd", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0755);
-    if (file >= 0)
-        (void)fchmod(file, 0755); // whatever the umask; layer.c makes what is missing
+static void add_file(int dir, const char *name, mode_t mode, uid_t uid, gid_t gid) {
+    cleanup_close int fd =
+        openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0 || fchown(fd, uid, gid) || fchmod(fd, mode)) // whatever the umask
+        return; // layer.c sees that it is not as it must be
 }
 
-int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct publish_report *ret,
-                  struct error *err) {
+// What every sandbox needs: the place that execd is mounted on, and an empty file of variables that
+// the image's user can write. A link of the image on the way stays: then each sandbox gets them in
+// its own layer (layer.c).
+static void add_tools(int root, const char *user_text) {
+    struct user user;
+    struct error none;
+    cleanup_close int bin = path_make_dirs(root, "opt/opensandbox/bin", 0755);
+    if (bin < 0)
+        return;
+    add_file(bin, "execd", 0755, 0, 0);
+    if (user_resolve(root, user_text ? user_text : "", &user, &none) == 0)
+        add_file(bin, "../.env", 0600, user.uid, user.gid);
+}
+
+int publish_check(int rootfs, const char *user, uint64_t max_bytes, uint64_t max_entries,
+                  struct publish_report *ret, struct error *err) {
     struct walk w = {ret, max_bytes, max_entries, err};
     *ret = (struct publish_report){.bytes = 0};
     for (size_t i = 0; i < ARRAY_SIZE(needed); i++)
@@ -125,7 +136,7 @@ int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct p
             return -1;
     if (need_file(rootfs, "etc/passwd", ret, err) || need_file(rootfs, "etc/group", ret, err))
         return -1;
-    add_mount_point(rootfs);
+    add_tools(rootfs, user);
     int dir = openat(rootfs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return dir < 0 ? error_errno(err, errno, "image") : walk(&w, dir, 0);
 }
@@ -229,7 +240,7 @@ int publish(struct work *w, const char *image_id, const struct image_config *con
         openat(w->dir, "rootfs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     work_step(w, "checking", "rootfs", 0);
     int result = rootfs < 0 ? error_errno(err, errno, "rootfs")
-                            : publish_check(rootfs, w->settings->image_max_bytes,
+                            : publish_check(rootfs, config->user, w->settings->image_max_bytes,
                                             w->settings->image_max_entries, &r, err);
     if (!result)
         result = remove_others(w, err);

@@ -15,10 +15,11 @@ struct publish_report {
     unsigned replaced; // what was no directory or file where one must be
 };
 // Deletes device nodes, makes /dev /proc /sys /etc /run /tmp real directories (the first three
-// empty), /etc/passwd and /etc/group regular files, adds the mount point of execd; counts. EFBIG
-// past the limits, ELOOP for a tree deeper than 256.
-int publish_check(int rootfs, uint64_t max_bytes, uint64_t max_entries, struct publish_report *ret,
-                  struct error *err);
+// empty), /etc/passwd and /etc/group regular files, adds the mount point of execd and the image
+// user's (image_config.user) file of variables; counts. EFBIG past the limits, ELOOP for a tree
+// deeper than 256.
+int publish_check(int rootfs, const char *user, uint64_t max_bytes, uint64_t max_entries,
+                  struct publish_report *ret, struct error *err);
 
 // Checks <work>/rootfs, writes the record beside it and gives both their name. When somebody else
 // was faster theirs stays and ours goes.
