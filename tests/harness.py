@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -32,6 +33,15 @@ def base_tar():
     if not BASE_TAR.exists():
         subprocess.run([str(ROOT / "tools/base_image.sh"), str(BASE_TAR)], check=True)
     return BASE_TAR
+
+
+def environment(name, program, *packages):
+    """A virtual environment of its own with packages of PyPI, made once; the path of one of its programs."""
+    directory = BUILD / name
+    if not (directory / "bin" / program).exists():
+        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
+        subprocess.run([str(directory / "bin/pip"), "install", "-q", "--disable-pip-version-check", *packages], check=True)
+    return directory / "bin" / program
 
 
 def wait_until(condition, what, seconds=30.0):

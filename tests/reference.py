@@ -1,19 +1,14 @@
 """The reference server (opensandbox-server 1.1.1 of PyPI, in an environment of its own) on a private dockerd, driven as ours is: a black box."""
-import subprocess
-import sys
 
 import harness
 
-OWN = harness.BUILD / "reference"
 VERSION = "1.1.1"
 NETWORK = "reference"  # the engine has no default bridge
 EXECD_IMAGE = "opensandbox/execd:local"  # nothing but our execd, where the reference looks for its own
 
 
 def install():
-    if not (OWN / "bin/opensandbox-server").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(OWN)], check=True)
-        subprocess.run([str(OWN / "bin/pip"), "install", "-q", "--disable-pip-version-check", f"opensandbox-server=={VERSION}"], check=True)
+    return harness.environment("reference", "opensandbox-server", f"opensandbox-server=={VERSION}")
 
 
 def prepare(engine):
@@ -27,7 +22,7 @@ def prepare(engine):
 
 class Reference(harness.Server):
     def __init__(self, engine, config=None):
-        super().__init__(binary=OWN / "bin/opensandbox-server")
+        super().__init__(binary=install())
         self.env = {**self.env, "DOCKER_HOST": engine.host, "HOME": str(self.state)}
         self.sections = {k: self.sections[k] for k in ("server", "log")}
         self.sections |= {"runtime": {"type": "docker", "execd_image": EXECD_IMAGE}, "docker": {"network_mode": NETWORK},

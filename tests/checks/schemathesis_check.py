@@ -25,7 +25,6 @@ import contract  # noqa: E402
 import harness  # noqa: E402
 import images  # noqa: E402
 
-OWN = harness.BUILD / "schemathesis"
 LEFT_OUT = "proxy|/route/|/docs|/redoc|/openapi.json|templates"
 OLD = 20  # seconds
 # Phases, kind of data, times EXAMPLES, digit added to the seed of a run for operations that the tool gave up on early (slow ones).
@@ -39,12 +38,6 @@ positive_data_acceptance.expected-statuses = ["2xx", "307", "400", "404", "409",
 """
 
 
-def install():
-    if not (OWN / "bin/schemathesis").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(OWN)], check=True)
-        subprocess.run([str(OWN / "bin/pip"), "install", "-q", "--disable-pip-version-check", "schemathesis==4.32.5"], check=True)
-
-
 def operations():
     document = contract.Document(ROOT / "api/lifecycle.yaml", ROOT / "api/diagnostics.yaml")
     return [" ".join(route) for route in document.operations if not re.search(LEFT_OUT, route[1])]
@@ -56,7 +49,7 @@ def generate(server, registry, examples, seed, phases, mode, only=()):
         for name, text in (("schemathesis.toml", CONFIG), ("schemathesis_hooks.py", (ROOT / "tests/checks/schemathesis_hooks.py").read_text())):
             pathlib.Path(d, name).write_text(text)
         done = subprocess.run(
-            [str(OWN / "bin/schemathesis"), "--config-file", "schemathesis.toml", "run", server.base + "/openapi.json", "--header",
+            [str(harness.environment("schemathesis", "schemathesis", "schemathesis==4.32.5")), "--config-file", "schemathesis.toml", "run", server.base + "/openapi.json", "--header",
              f"OPEN-SANDBOX-API-KEY: {server.key}", "--max-examples", str(examples), "--seed", seed, "--phases", phases, "--mode", mode, "--exclude-path-regex", LEFT_OUT + ("|networkpolicy" if phases == "stateful" else ""),
              *[word for name in only for word in ("--include-name", name)], "--continue-on-failure", "--request-timeout", "60", "--no-color"],
             cwd=d, capture_output=True, text=True, timeout=3600,
@@ -104,7 +97,6 @@ def nothing_left(server):
 
 def main():
     examples, seed = int(sys.argv[1]) if len(sys.argv) > 1 else FULL, sys.argv[2] if len(sys.argv) > 2 else str(secrets.randbelow(10**6))
-    install()
     passed, failed = 0, []
 
     def judge(good, what):

@@ -6,9 +6,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     log_set_level(LOG_LEVEL_ERROR);
-    const struct api a = {.config =
-                              &(struct config){.allowed_host_paths = (char *[]){"/srv", NULL}},
-                          .features = ~0U};
+    const struct config c = {.allowed_host_paths = (char *[]){"/srv", NULL}};
+    const struct api a = {.config = &c, .features = ~0U};
     struct error err = {0};
     struct problems p = {0};
     struct create_form f = {0};

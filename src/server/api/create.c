@@ -122,7 +122,7 @@ int create_read(struct create_form *f, const json_t *body, struct problems *p) {
         (void)text_length(p, &template_id, f->template_id, 1, 0);
     read_platform(f, p);
     (void)field_int(p, &timeout, 60, &f->timeout_s);
-    f->has_lifecycle = field_object(p, &lifecycle, false) != NULL;
+    f->has_lifecycle = hooks_read(p, &lifecycle);
     f->spec->secure_access = field_bool(p, &secure, false);
     read_policy(f, p);
     volumes_read(p, &volumes);

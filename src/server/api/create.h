@@ -30,6 +30,9 @@ void create_form_clear(struct create_form *f);
 struct sandbox_spec *template_read(const struct api *a, const struct place *at,
                                    const json_t *template, struct problems *p, struct error *err);
 
+// The form of `lifecycle` (422); false: it is absent or no object.
+bool hooks_read(struct problems *p, const struct field *f);
+
 // Volumes (5.3): types (422), then meaning (400) into spec->volumes.
 void volumes_read(struct problems *p, const struct field *list);
 int volumes_convert(const struct api *a, const json_t *list, struct sandbox_spec *spec,
