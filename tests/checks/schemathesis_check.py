@@ -91,7 +91,10 @@ def nothing_left(server):
     for snapshot in server.request("GET", "/v1/snapshots?pageSize=200").json()["items"]:
         harness.wait_until(lambda s=snapshot: server.request("DELETE", f"/v1/snapshots/{s['id']}").status in (204, 404), "a snapshot goes", 30)
     sandboxes = server.state / "oci/oci/sandboxes"
-    harness.wait_until(lambda: not sandboxes.exists() or not os.listdir(sandboxes), "nothing is left of the sandboxes", 60)
+    left = lambda: os.listdir(sandboxes) if sandboxes.exists() else []
+    with contextlib.suppress(AssertionError):
+        harness.wait_until(lambda: not left(), "nothing is left of the sandboxes", 60)
+    assert not left(), f"left of sandboxes: {left()}\n" + "".join(line for line in server.log().splitlines(True) if any(i in line for i in left()))
     assert server.request("GET", "/v1/snapshots").json()["pagination"]["totalItems"] == 0
 
 
