@@ -57,7 +57,7 @@ test-sdk: deps-test build-test ## official Python and JavaScript clients against
 	@python3 tools/check.py sdk
 
 test-all: deps-test build-test ## what CI runs: test, sanitizers, faults, checks in short form
-	@CHECK_SHORT=1 python3 tools/check.py unit component e2e fuzz sanitize soak leak crash quickstart
+	@CHECK_SHORT=1 python3 tools/check.py unit component e2e fuzz sanitize soak leak crash quickstart engine_restart
 
 sanitize: deps-test ## unit tests under ASan and UBSan
 	@python3 tools/check.py sanitize

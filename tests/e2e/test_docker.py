@@ -11,7 +11,7 @@ import engines
 import harness
 
 
-@pytest.fixture(scope="module", params=engines.ENGINES)
+@pytest.fixture(scope="module", params=["dockerd", "podman", pytest.param("podman-rootless", marks=pytest.mark.long)])
 def engine(request):
     e = engines.ENGINES[request.param]()
     try:

@@ -58,7 +58,7 @@ def test_tls(tmp_path):
         servers.append(server_of(f"tcp://127.0.0.1:{port}", env))
         servers[0].start()
         serves(servers[0], engine)
-        for wrong, what in (({"DOCKER_CERT_PATH": str(other)}, "certificate"), ({"DOCKER_TLS_VERIFY": ""}, "HTTP request to an HTTPS server")):
+        for wrong, what in (({"DOCKER_CERT_PATH": str(other)}, "certificate"), ({"DOCKER_TLS_VERIFY": ""}, "DOCKER_TLS_VERIFY is not set: .*HTTPS")):
             s = server_of(f"tcp://127.0.0.1:{port}", {**env, **wrong})
             servers.append(s)
             with pytest.raises(AssertionError, match=f"(?s)server ended with 3.*{what}"):

@@ -21,10 +21,12 @@ def pooled():
         s.start()
         yield s
     finally:
-        for p in s.request("GET", "/v1/pools").json()["items"]:
-            s.request("DELETE", f"/v1/pools/{p['name']}")
-        harness.wait_until(lambda: not census(s), "the stock is gone") if not s.sandboxes() else None
-        s.remove()
+        try:
+            for p in s.request("GET", "/v1/pools").json()["items"]:
+                s.request("DELETE", f"/v1/pools/{p['name']}")
+            harness.wait_until(lambda: not census(s), "the stock is gone") if not s.sandboxes() else None
+        finally:
+            s.remove()
 
 
 def census(server):

@@ -409,7 +409,11 @@ int engine_negotiate(struct engine *e, struct error *err) {
     cleanup_json json_t *version = NULL;
     const struct engine_call c = {.method = "GET", .path = "/version", .bare = true};
     unsigned api = 0;
-    if (engine_do(e, &c, &version, err) || settle(version, &api, err))
+    if (engine_do(e, &c, &version, err)) // plain HTTP that meets TLS is told of by status 400
+        return err->kind == EINVAL && !e->settings.tls
+                   ? error_wrap(err, "DOCKER_TLS_VERIFY is not set")
+                   : -1;
+    if (settle(version, &api, err))
         return -1;
     (void)pthread_mutex_lock(&e->lock);
     e->api = api;
