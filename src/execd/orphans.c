@@ -2,10 +2,16 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <sys/resource.h>
+#include <stdbool.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "base/log.h"
+
+// A parent that has just ended may hold the kernel's lock still, and waiting for that one spins on
+// a processor that others need; they also need it between many that have ended at once.
+enum { BATCH = 100 };
+static const struct timespec moment = {.tv_nsec = 10 * 1000000L};
 
 static void *run(void *arg) {
     struct orphans *o = arg;
@@ -15,13 +21,15 @@ static void *run(void *arg) {
     return NULL;
 }
 
-// __WNOTHREAD: not the children of other threads.
-static void reap(struct orphans *o) {
-    siginfo_t info = {.si_pid = 0};
-    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | __WNOTHREAD) == 0 && info.si_pid) {
+// Whether there may be more. __WNOTHREAD: not the children of other threads.
+static bool reap(struct orphans *o) {
+    for (int i = 0; i < BATCH; i++) {
+        siginfo_t info = {.si_pid = 0};
+        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | __WNOTHREAD) < 0 || !info.si_pid)
+            return false;
         atomic_fetch_add(&o->reaped, 1);
-        info.si_pid = 0;
     }
+    return true;
 }
 
 int orphans_run(struct orphans *o, int (*program)(void *arg), void *arg) {
@@ -43,10 +51,11 @@ int orphans_run(struct orphans *o, int (*program)(void *arg), void *arg) {
     (void)pthread_sigmask(SIG_BLOCK, &child, &old); // all other signals are the loop thread's
     (void)sigemptyset(&child);
     (void)sigaddset(&child, SIGCHLD);
-    (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + 10); // of this thread
     while (!atomic_load(&o->over)) {
-        reap(o);
-        (void)sigwait(&child, &number);
+        if (!reap(o))
+            (void)sigwait(&child, &number);
+        if (!atomic_load(&o->over))
+            (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
     }
     (void)pthread_join(second, NULL);
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);

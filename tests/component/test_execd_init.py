@@ -161,7 +161,7 @@ def test_start_takes_two_milliseconds():
 
 ORPHANS = """
 import os, sys
-os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+os.sched_setaffinity(0, {os.cpu_count() - 1})
 for _ in range(10000):
     if os.fork() == 0:
         os._exit(0)
@@ -175,7 +175,9 @@ os._exit(0)
 @pytest.mark.bare
 def test_pid_1_reaps_ten_thousand_orphans_while_it_answers():
     """10,000 orphans at one moment: the kernel takes some 10 ms to give them a new parent, its processor deaf meanwhile, so they
-    come from one that both ends can leave. The machine is shared: both ends run before other work, the best of six runs counts."""
+    come from one that both ends keep off. The machine is shared: both run before other work, and the best of six runs counts."""
+    every = os.sched_getaffinity(0)
+    others = sorted(every)[:-1] or every
     def run(e, c):
         gate = str(e.tmp / "gate")
         if not os.path.exists(gate):
@@ -193,16 +195,18 @@ def test_pid_1_reaps_ten_thousand_orphans_while_it_answers():
                 break
         assert e.zombies() == []
         return slowest
-    with init(pid1=True, wrap=("nice", "-n", "-15")) as e:
+    with init(pid1=True, wrap=("nice", "-n", "-15", "taskset", "-c", ",".join(map(str, others)))) as e:
         wait_until(lambda: e.request("GET", "/ping").status == 200, "the first answer")
         c = e.connection()
         slowest, usual = [], os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, 0, -15)
+        os.sched_setaffinity(0, others)
         try:
             while len(slowest) < 6 and min(slowest, default=5) >= 5:
                 slowest.append(run(e, c))
         finally:
             os.setpriority(os.PRIO_PROCESS, 0, usual)
+            os.sched_setaffinity(0, every)
         print("slowest ping while 10,000 orphans are reaped: " + ", ".join(f"{s:.2f}" for s in slowest) + " ms")
         assert min(slowest) < 5
 
