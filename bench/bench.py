@@ -261,8 +261,9 @@ def measure(prefixes=()):
         return
     b = Bench()
     try:
-        steps = {"server": b.starts, "oci.create": b.creates, "policy": b.policies, "oci.burst": b.bursts, "pool": b.pools, "health": b.busy, "oci.thousand": b.thousand,
-                 "execd": b.execd, "inside": lambda: inside.measure(b.server, record)}
+        steps = {"server": b.starts, "oci.create": b.creates, "oci.burst": b.bursts, "pool": b.pools, "health": b.busy, "oci.thousand": b.thousand,
+                 "execd": b.execd, "inside": lambda: inside.measure(b.server, record),
+                 "policy": b.policies}  # last: it leaves egresses parked
         if prefixes and "server" not in prefixes:
             b.server.start()
         for name, step in steps.items():
