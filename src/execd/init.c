@@ -145,7 +145,11 @@ int init_pre_script(const char *self, int log_fd, struct error *err) {
     return 0;
 }
 
+// A file that is there is not opened: an overlay would copy it up from the image.
 static bool can_append(const char *path) {
+    struct stat st;
+    if (stat(path, &st) == 0)
+        return S_ISREG(st.st_mode) && faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0;
     cleanup_close int fd =
         open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
     return fd >= 0;
