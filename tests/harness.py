@@ -88,6 +88,8 @@ class Oci:
         return sorted(os.listdir(directory)) if directory.exists() else []
 
 
+NETWORKS = [f"10.{64 + n // 16}.{n % 16 * 16}.0/20" for n in range(1024)]  # servers of one run do not share one
+secrets.SystemRandom().shuffle(NETWORKS)
 RUNTIME = Oci()  # of every server that does not name one; `pytest --runtime=...` sets it
 
 
@@ -104,12 +106,12 @@ class Server:
         self.key = secrets.token_hex(32)
         self.env = {**os.environ, **self.runtime.env, **(env or {})}
         self.process = None
-        net = secrets.randbelow(64)
+        NETWORKS.append(NETWORKS.pop(0))
         self.sections = {
             "server": {"host": "127.0.0.1", "port": self.port, "api_key": self.key},
             "console": {"port": 0},
             "runtime": {"type": self.runtime.kind},
-            "oci": {"state_dir": str(self.state / "oci"), "network": f"10.{64 + net}.{secrets.randbelow(16) * 16}.0/20"},
+            "oci": {"state_dir": str(self.state / "oci"), "network": NETWORKS[-1]},
             "store": {"path": str(self.state / "store" / "opensandbox.db")},
             "log": {"level": "DEBUG" if os.environ.get("OPENSANDBOX_TEST_DEBUG") else "INFO"},
         }

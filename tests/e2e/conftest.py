@@ -10,6 +10,7 @@ import harness  # noqa: E402
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes minutes; by its own target only")
+    config.addinivalue_line("markers", "slow: takes many seconds for what it says; not in make test")
 
 
 def pytest_addoption(parser):

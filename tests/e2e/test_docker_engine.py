@@ -241,6 +241,7 @@ def test_pull_with_and_without_credentials(engine):
             registry.wait()
 
 
+@pytest.mark.slow
 def test_the_engine_goes_away(engine):
     """Killed under load, it comes back with its sandboxes (live restore): none is lost, none is immortal, and nobody waits for it."""
     s = run_server(engine)

@@ -263,6 +263,7 @@ def narrow(hostile):
     s.write_config()
 
 
+@pytest.mark.slow
 def test_bombs(narrow, guarded, tmp_path):
     zeros = small_root() + [entry("usr/zeros", bytes(256 << 20))]
     files = small_root() + [entry(f"usr/f{i}", "") for i in range(20000)]

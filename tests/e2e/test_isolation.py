@@ -260,6 +260,7 @@ threading.Thread(target=tcp).start(); udp()
 """
 
 
+@pytest.mark.slow
 def test_network(world):
     server, listener = world
     a, b = server.create()["id"], server.create()["id"]
@@ -308,6 +309,7 @@ def probe_connect(server, sandbox, targets):
     return json.loads("".join(e["text"] for e in (json.loads(f) for f in r.body.split(b"\n\n") if f.strip()) if e["type"] == "stdout"))
 
 
+@pytest.mark.slow
 def test_neighbour_survives(world):
     """One sandbox exhausts its pids, memory and inotify instances; its neighbour works on."""
     server, _ = world
