@@ -442,7 +442,7 @@ def full_examples(x):
         x("DELETE", SANDBOX, sandbox_id=sandbox_id)
 
 
-EXAMPLES = [server_examples, create_examples, sandbox_examples, pytest.param(pending_examples, marks=pytest.mark.slow), service_examples, snapshot_examples,
+EXAMPLES = [server_examples, create_examples, sandbox_examples, pending_examples, service_examples, snapshot_examples,
             diagnostics_examples, policy_examples, pool_examples, full_examples]
 
 
