@@ -137,10 +137,7 @@ void process_forget(struct process *p) {
 }
 
 int process_hold_group(const struct process *p) {
-    if (!process_running(p))
-        return -1;
-    int fd = (int)syscall(SYS_pidfd_open, p->pid, 0);
-    return fd < 0 && errno == ENOSYS ? open("/dev/null", O_RDONLY | O_CLOEXEC) : fd;
+    return process_running(p) ? fcntl(stream_fd(p->child->end), F_DUPFD_CLOEXEC, 0) : -1;
 }
 
 void process_kill_held(int held, const struct process *p, int signal_number) {

@@ -1,6 +1,5 @@
 // Watches the firewall rules of this host from a thread of its own, so that somebody who removes
-// ours
-// (`nft flush ruleset`, a firewall's restart) is seen at once (oci-runtime.md 4.4).
+// ours (`nft flush ruleset`, a firewall's restart) is seen at once (oci-runtime.md 4.4).
 #ifndef SERVER_RUNTIME_RULES_H
 #define SERVER_RUNTIME_RULES_H
 

@@ -150,6 +150,8 @@ static int end_egress(struct oci *o, const char *id, struct box *b, struct error
     int pidfd = keeper_remove(o->keeper, id);
     if (pidfd < 0 && b)
         pidfd = TAKE_FD(b->egress);
+    if (pidfd < 0 && b && b->dir >= 0 && !egress_is_prepared(b->dir))
+        return 0; // as most: it never had one
     return egress_end(&o->egress, id, pidfd, err);
 }
 
