@@ -32,16 +32,14 @@ def runtime(request):
     if name == built_in.name:
         yield
         return
-    engine = engines.ENGINES[name]()
-    try:
-        engine.start()
+    with engines.ENGINES[name]() as engine:
         engine.import_base()
         engine.build_images()
         harness.RUNTIME = engines.OnEngine(engine)
-        yield
-    finally:
-        harness.RUNTIME = built_in
-        engine.remove()
+        try:
+            yield
+        finally:
+            harness.RUNTIME = built_in
 
 
 @pytest.fixture(scope="session")

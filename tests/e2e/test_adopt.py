@@ -56,13 +56,9 @@ class Reference:
 
 @pytest.fixture
 def engine():
-    e = engines.Dockerd()
-    try:
-        e.start()
+    with engines.Dockerd() as e:
         e.import_base()
         yield e
-    finally:
-        e.remove()
 
 
 def test_adopt(engine):

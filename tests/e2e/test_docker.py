@@ -13,13 +13,9 @@ import harness
 
 @pytest.fixture(scope="module", params=["dockerd", "podman", pytest.param("podman-rootless", marks=pytest.mark.long)])
 def engine(request):
-    e = engines.ENGINES[request.param]()
-    try:
-        e.start()
+    with engines.ENGINES[request.param]() as e:
         e.import_base()
         yield e
-    finally:
-        e.remove()
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,9 @@ import harness
 
 @pytest.fixture(scope="module")
 def engine():
-    e = engines.Dockerd("--live-restore")
-    try:
-        e.start()
+    with engines.Dockerd("--live-restore") as e:
         e.import_base()
         yield e
-    finally:
-        e.remove()
 
 
 def run_server(engine, **docker):

@@ -21,13 +21,9 @@ PARALLEL, READY_SECONDS = 200, 120
 
 @pytest.fixture(scope="module")
 def engine():
-    e = engines.Dockerd()
-    try:
-        e.start()
+    with engines.Dockerd() as e:
         e.import_base()
         yield e
-    finally:
-        e.remove()
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,10 @@ OPEN = {"defaultAction": "deny", "egress": [{"action": "allow", "target": "allow
 @pytest.fixture(scope="module", ids=["dockerd", "podman"],
                 params=[engines.Dockerd, pytest.param(engines.Podman, marks=pytest.mark.long)])
 def engine(request):
-    e = request.param()
-    try:
-        e.start()
+    with request.param() as e:
         e.import_base()
         e.build_images()
         yield e
-    finally:
-        e.remove()
 
 
 def sidecar(engine, sandbox):

@@ -28,14 +28,10 @@ def engine(request):
     if not request.param:
         yield None
         return
-    e = request.param()
-    try:
-        e.start()
+    with request.param() as e:
         e.import_base()
         e.build_images()
         yield e
-    finally:
-        e.remove()
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,10 @@ ENDED = ("Failed", "Terminated")
 
 @pytest.fixture(params=["live-restore", "plain"])
 def engine(request):
-    e = engines.Dockerd(*(["--live-restore"] if request.param == "live-restore" else []))
-    try:
+    with engines.Dockerd(*(["--live-restore"] if request.param == "live-restore" else [])) as e:
         e.lives_on = request.param == "live-restore"
-        e.start()
         e.import_base()
         yield e
-    finally:
-        e.remove()
 
 
 @pytest.fixture
