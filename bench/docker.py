@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,10 +15,8 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
-import engines
 import harness
 import peer
-import reference
 
 OUT = harness.BUILD / "bench.json"
 TURNS = int(os.environ.get("BENCH_TURNS", "20"))
@@ -117,27 +114,8 @@ def at_once(server):
 
 
 def main():
-    reference.install()
-    engine = engines.Dockerd()
-    try:
-        engine.start()
-        reference.prepare(engine)
-        release = harness.BUILD / "release/src/server/opensandbox-server"
-        server = harness.Server(config={"runtime": {"type": "docker"}}, env={"DOCKER_HOST": engine.host},
-                                binary=release)
-        theirs = reference.Reference(engine, {"log": {"level": "WARNING"}})
-        theirs.sections["runtime"]["execd_image"] = padded_image(engine)
-        theirs.write_config()
-        try:
-            server.start()
-            theirs.start()
-            merge([*turns(engine, server, theirs), at_once(server)])
-        finally:
-            theirs.stop()
-            shutil.rmtree(theirs.state, ignore_errors=True)
-            server.remove()
-    finally:
-        engine.remove()
+    with peer.sides(padded_image) as (engine, ours, theirs):
+        merge([*turns(engine, ours, theirs), at_once(ours)])
 
 
 if __name__ == "__main__":

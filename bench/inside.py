@@ -9,10 +9,8 @@ Ratios are medians of ROUNDS alternating rounds. Memory that a virtual machine u
 1.5 s a GiB here; TOUCHED bytes are used once before, so that neither side of a ratio pays for it.
 """
 import concurrent.futures
-import http.client
 import json
 import mmap
-import os
 import pathlib
 import re
 import shutil

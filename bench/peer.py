@@ -2,6 +2,7 @@
 
 Both serve the same 50 containers, made by ours: the reference lists whatever bears the label opensandbox.io/id.
 """
+import contextlib
 import re
 import subprocess
 import time
@@ -45,31 +46,30 @@ def creation(server):
     return taken
 
 
-def measure(record):
+@contextlib.contextmanager
+def sides(execd_image=None):
+    """A private dockerd, and ours and the reference server on it. `execd_image` makes the image that the reference uses for its execd."""
     reference.install()
-    engine = engines.Dockerd()
-    try:
-        engine.start()
+    with engines.Dockerd() as engine:
         reference.prepare(engine)
-        release = harness.BUILD / "release/src/server/opensandbox-server"
-        ours = harness.Server(config={"runtime": {"type": "docker"}, "log": {"level": "WARNING"}}, env={"DOCKER_HOST": engine.host}, binary=release)
-        theirs = reference.Reference(engine, {"log": {"level": "WARNING"}})
-        try:
-            ours.start()
-            theirs.start()
-            pairs = [(creation(theirs), creation(ours)) for _ in range(CREATES)]
-            record("docker.create_peer_ratio", value=median([a / b for a, b in pairs]), n=CREATES,
-                   note=f"theirs {median([a for a, _ in pairs]) * 1000:.0f} ms, ours {median([b for _, b in pairs]) * 1000:.0f} ms")
-            made = [ours.create(timeout=None, resourceLimits={"cpu": "1", "memory": "64Mi"})["id"] for _ in range(SANDBOXES)]
-            total = theirs.request("GET", f"/v1/sandboxes?pageSize={PAGE}").json()["pagination"]["totalItems"]
-            assert total == SANDBOXES, f"the reference sees {total}"
-            for name, path in (("get", f"/v1/sandboxes/{made[SANDBOXES // 2]}"), ("list", f"/v1/sandboxes?pageSize={PAGE}")):
-                pairs = [(rate(theirs, path), rate(ours, path)) for _ in range(TURNS)]
-                record(f"peer.http_{name}_ratio", value=median([b / a for a, b in pairs]), n=TURNS,
-                       note=f"theirs {median([a for a, _ in pairs]):.1f}, ours {median([b for _, b in pairs]):.0f} per second")
-        finally:
-            theirs.stop()
-            theirs.own_state and subprocess.run(["rm", "-rf", str(theirs.state)], check=False)
-            ours.remove()
-    finally:
-        engine.remove()
+        with (reference.Reference(engine, {"log": {"level": "WARNING"}}) as theirs,
+              harness.Server(config={"runtime": {"type": "docker"}, "log": {"level": "WARNING"}}, env={"DOCKER_HOST": engine.host},
+                             binary=harness.BUILD / "release/src/server/opensandbox-server") as ours):
+            if execd_image:
+                theirs.sections["runtime"]["execd_image"] = execd_image(engine)
+                theirs.write_config()
+            yield engine, ours.start(), theirs.start()
+
+
+def measure(record):
+    with sides() as (_, ours, theirs):
+        pairs = [(creation(theirs), creation(ours)) for _ in range(CREATES)]
+        record("docker.create_peer_ratio", value=median([a / b for a, b in pairs]), n=CREATES,
+               note=f"theirs {median([a for a, _ in pairs]) * 1000:.0f} ms, ours {median([b for _, b in pairs]) * 1000:.0f} ms")
+        made = [ours.create(timeout=None, resourceLimits={"cpu": "1", "memory": "64Mi"})["id"] for _ in range(SANDBOXES)]
+        total = theirs.request("GET", f"/v1/sandboxes?pageSize={PAGE}").json()["pagination"]["totalItems"]
+        assert total == SANDBOXES, f"the reference sees {total}"
+        for name, path in (("get", f"/v1/sandboxes/{made[SANDBOXES // 2]}"), ("list", f"/v1/sandboxes?pageSize={PAGE}")):
+            pairs = [(rate(theirs, path), rate(ours, path)) for _ in range(TURNS)]
+            record(f"peer.http_{name}_ratio", value=median([b / a for a, b in pairs]), n=TURNS,
+                   note=f"theirs {median([a for a, _ in pairs]):.1f}, ours {median([b for _, b in pairs]):.0f} per second")

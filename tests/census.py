@@ -3,6 +3,7 @@ import os
 import pathlib
 import re
 import subprocess
+import time
 
 PREFIX = re.compile(r"osb|opensandbox", re.I)
 
@@ -90,3 +91,12 @@ def census(roots=()):
 def difference(before, after):
     """What is there now and was not before, by kind; {} when nothing."""
     return {kind: sorted(after[kind] - before[kind]) for kind in after if after[kind] - before[kind]}
+
+
+def left_since(before, seconds=15):
+    """What is there now and was not before, after waiting so long for it to go: namespaces and their links do so a moment
+    after their last descriptor."""
+    end = time.monotonic() + seconds
+    while (left := difference(before, census())) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left

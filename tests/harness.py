@@ -189,6 +189,13 @@ class Server:
         if self.own_state:
             shutil.rmtree(self.state, ignore_errors=True)
 
+    def __enter__(self):
+        """Ready to be started; removed at the end."""
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
     # ---- requests -------------------------------------------------------------------------------------------
     def request(self, method, path, body=None, headers=None, key="own", timeout=60, raw=None):
         h = dict(headers or {})

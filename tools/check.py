@@ -49,6 +49,8 @@ def pytest(*args, env=None):
     report.unlink()
     n = {k: int(suite.get(k)) for k in ("tests", "failures", "errors", "skipped")}
     failed = n["failures"] + n["errors"]
+    # one that must fail, and did, is as it should be (tests/engines.py names each with its reason)
+    n["skipped"] -= sum(s.get("type") == "pytest.xfail" for s in suite.iter("skipped"))
     if n["tests"] == 0:
         print("pytest ran no test")
         return 0, 1, 0

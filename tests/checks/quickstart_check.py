@@ -12,7 +12,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import harness
-from census import census, difference
+from census import census, left_since
 
 passed = failed = 0
 
@@ -57,12 +57,7 @@ def main():
         if (clone / "Makefile").exists():
             make("stop")
         shutil.rmtree(work, ignore_errors=True)
-    # network namespaces and their links go a moment after their last descriptor
-    try:
-        harness.wait_until(lambda: not difference(before, census()), "nothing left", 10)
-    except AssertionError:
-        pass
-    left = difference(before, census())
+    left = left_since(before)
     check("nothing is left", not left, left)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0

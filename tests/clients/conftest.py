@@ -10,9 +10,6 @@ import harness  # noqa: E402
 
 @pytest.fixture(scope="session")
 def server():
-    s = harness.Server()
-    try:
+    with harness.Server() as s:
         s.import_base()
         yield s.start()
-    finally:
-        s.remove()

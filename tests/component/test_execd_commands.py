@@ -1,6 +1,5 @@
 """Commands beside the vectors: what clients rely on, slow and vanishing readers, many at once."""
 import concurrent.futures
-import http.client
 import json
 import os
 import re
@@ -344,7 +343,6 @@ def test_records_are_bounded_by_the_texts_of_commands():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_without_root_a_uid_is_a_start_error(tmp_path):
-    import shutil
     tmp_path.chmod(0o755)
     with Execd(wrap=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], env={"TMPDIR": "/tmp"}, cwd="/") as e:
         assert e.stdout("id -u") == "65534\n"

@@ -119,7 +119,7 @@ def test_envs_file_is_made(tmp_path):
     with init(env={"EXECD_ENVS": str(tmp_path / "envs")}) as e:
         assert e.request("GET", "/ping").status == 200
         assert (tmp_path / "envs").stat().st_mode & 0o777 == 0o600
-        e.run(f"echo \"K='v v'\" >>$EXECD_ENVS")
+        e.run("echo \"K='v v'\" >>$EXECD_ENVS")
         assert e.stdout("echo $K") == "v v\n"
 
 

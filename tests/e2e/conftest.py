@@ -45,13 +45,9 @@ def runtime(request):
 @pytest.fixture(scope="session")
 def server():
     """One server with the base image for the whole session; tests that change it start their own."""
-    s = harness.Server()
-    try:
+    with harness.Server() as s:
         s.import_base()
-        s.start()
-        yield s
-    finally:
-        s.remove()
+        yield s.start()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 One at a time on a host, since its addresses are routed here; everything dies with it.
 """
 import fcntl
-import pathlib
 import sys
 
 import harness

@@ -22,14 +22,10 @@ def engine(request):
 def server(engine, tmp_path_factory):
     volumes = engine.dir / "volumes"
     volumes.mkdir()
-    s = engines.docker_server(engine, sandbox_env=["EVERY=where"])
-    s.sections["storage"] = {"allowed_host_paths": [str(volumes)]}
-    s.write_config()
-    try:
-        s.start()
-        yield s
-    finally:
-        s.remove()
+    with engines.docker_server(engine, sandbox_env=["EVERY=where"]) as s:
+        s.sections["storage"] = {"allowed_host_paths": [str(volumes)]}
+        s.write_config()
+        yield s.start()
 
 
 @pytest.fixture

@@ -201,12 +201,9 @@ def test_user_defined_network(engine):
     finally:
         s.remove()
     for mode, told in (("absent", "docker network create absent"), ("none", "need a network of their own"), ("container:x", "need a network of their own")):
-        s = engines.docker_server(engine, network_mode=mode)
-        try:
+        with engines.docker_server(engine, network_mode=mode) as s:
             with pytest.raises(AssertionError, match=told):
                 s.start()
-        finally:
-            s.remove()
 
 
 def test_pull_with_and_without_credentials(engine):

@@ -28,11 +28,8 @@ def engine():
 
 @pytest.fixture(scope="module")
 def server(engine):
-    s = engines.docker_server(engine)
-    try:
+    with engines.docker_server(engine) as s:
         yield s.start()
-    finally:
-        s.remove()
 
 
 class Throttle:

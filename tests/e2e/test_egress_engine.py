@@ -223,8 +223,7 @@ def test_many(server, engine, make):  # noqa: F811
 def test_published_ports(engine, far):  # noqa: F811
     """Where the server cannot enter the network: execd and the API are published by the sidecar, on the loopback of the engine
     (which for the tests' Podman is in a namespace of its own)."""
-    s = engines.docker_server(engine, egress={"image": "opensandbox/egress:local", "dns_upstream": [RESOLVER]}, publish_ports="always")
-    try:
+    with engines.docker_server(engine, egress={"image": "opensandbox/egress:local", "dns_upstream": [RESOLVER]}, publish_ports="always") as s:
         s.start()
         sandbox = s.create(networkPolicy=POLICY)["id"]
         ports = sidecar(engine, sandbox)["NetworkSettings"]["Ports"]
@@ -234,26 +233,18 @@ def test_published_ports(engine, far):  # noqa: F811
         assert connect(s, sandbox, DENIED) != [0] and resolve(s, sandbox, "allowed.test") == [ALLOWED]
         s.delete(sandbox)
         nothing_of(engine, sandbox)
-    finally:
-        s.remove()
 
 
 def test_networks_that_keep_no_policy(engine):
     assert engine.call("POST", "/networks/create", {"Name": "theirs", "Driver": "bridge"})[0] == 201
-    s = engines.docker_server(engine, egress={"image": "opensandbox/egress:local"}, network_mode="theirs")
-    try:
+    with engines.docker_server(engine, egress={"image": "opensandbox/egress:local"}, network_mode="theirs") as s:
         s.start()
         r = s.create(expect=400, networkPolicy=POLICY)
         assert r["code"] == "SANDBOX::INVALID_PARAMETER" and "docker.network_mode" in r["message"]
-    finally:
-        s.remove()
 
 
 def test_no_image(engine):
-    s = engines.docker_server(engine)
-    try:
+    with engines.docker_server(engine) as s:
         s.start()
         r = s.create(expect=400, networkPolicy=POLICY)
         assert r["code"] == "SANDBOX::INVALID_PARAMETER" and "egress.image" in r["message"]
-    finally:
-        s.remove()

@@ -27,13 +27,9 @@ def far():
 
 @pytest.fixture(scope="module")
 def server(far):
-    s = harness.Server({"oci": {"dns": [RESOLVER], "cgroup_prefix": PREFIX}})
-    try:
+    with harness.Server({"oci": {"dns": [RESOLVER], "cgroup_prefix": PREFIX}}) as s:
         s.import_base()
-        s.start()
-        yield s
-    finally:
-        s.remove()
+        yield s.start()
 
 
 def directory(server, sandbox):
@@ -345,8 +341,7 @@ def test_parked(server, far, make):
                          ids=["no user namespaces", "runc", "names only"])
 def test_other_servers(far, config):
     config = {**config, "oci": {"dns": [RESOLVER], **config.get("oci", {})}}
-    s = harness.Server(config)
-    try:
+    with harness.Server(config) as s:
         s.import_base()
         s.start()
         sandboxes = [s.create(networkPolicy=POLICY)["id"]]
@@ -360,8 +355,6 @@ def test_other_servers(far, config):
             assert policy_route(s, sandbox, "PUT", {}).json()["mode"] == "deny_all"
             kill_egress(s, sandbox)
             assert policy_route(s, sandbox).json()["mode"] == "deny_all" and resolve(s, sandbox, "allowed.test") == [None]
-    finally:
-        s.remove()
 
 
 def test_many_at_once(server, far, make):
@@ -377,8 +370,7 @@ def test_many_at_once(server, far, make):
 
 
 def test_missing_program(far):
-    s = harness.Server({"egress": {"path": "/bin/true"}})  # one that is none
-    try:
+    with harness.Server({"egress": {"path": "/bin/true"}}) as s:  # one that is none
         s.import_base()
         s.start()
         r = s.create(expect=500, networkPolicy=POLICY)
@@ -389,5 +381,3 @@ def test_missing_program(far):
         s.write_config()
         s.start(ready=False)
         assert s.process.wait(20) == 3 and "egress.path" in s.log()
-    finally:
-        s.remove()

@@ -42,17 +42,11 @@ def far(engine):
 
 @pytest.fixture(scope="module")
 def server(engine, far):
-    if engine:
-        s = engines.docker_server(engine, egress={"image": "opensandbox/egress:local", "dns_upstream": [RESOLVER]})
-    else:
-        s = harness.Server({"oci": {"dns": [RESOLVER]}})
-    try:
+    with (engines.docker_server(engine, egress={"image": "opensandbox/egress:local", "dns_upstream": [RESOLVER]}) if engine
+          else harness.Server({"oci": {"dns": [RESOLVER]}})) as s:
         if not engine:
             s.import_base()
-        s.start()
-        yield s
-    finally:
-        s.remove()
+        yield s.start()
 
 
 @pytest.fixture

@@ -31,11 +31,8 @@ def engine(request):
 
 @pytest.fixture
 def server(engine):
-    s = engines.docker_server(engine)
-    try:
+    with engines.docker_server(engine) as s:
         yield s.start()
-    finally:
-        s.remove()
 
 
 class Load:

@@ -104,15 +104,12 @@ class Replay:
 
 @pytest.fixture(scope="module")
 def own():
-    s = harness.Server()
-    try:
+    with harness.Server() as s:
         s.sections["storage"] = {"allowed_host_paths": [str(s.state / "volumes")]}
         s.write_config()
         (s.state / "volumes").mkdir()
         s.import_base()
         yield s.start()
-    finally:
-        s.remove()
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=lambda p: p.stem)

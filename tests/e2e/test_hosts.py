@@ -28,13 +28,9 @@ http.server.HTTPServer(("0.0.0.0", 8000), H).serve_forever()
 
 @pytest.fixture(scope="module")
 def named():
-    s = harness.Server({"server": {"sandbox_domain": "sbx.test"}})
-    try:
+    with harness.Server({"server": {"sandbox_domain": "sbx.test"}}) as s:
         s.import_base()
-        s.start()
-        yield s
-    finally:
-        s.remove()
+        yield s.start()
 
 
 def ask(server, host, path="/", method="GET", **kw):
@@ -68,9 +64,6 @@ def test_other_hosts(named):
         assert r.status in (400, 404) and "items" not in r.body.decode(), (host, r)
     assert ask(named, "notsbx.test", "/v1/sandboxes").status == 200
     assert ask(named, "8000-11111111-2222-4333-8444-555555555555.sbx.test", "/a/../b", key=None).status in (400, 401)
-    bad = harness.Server({"server": {"sandbox_domain": "*.sbx"}})
-    try:
+    with harness.Server({"server": {"sandbox_domain": "*.sbx"}}) as bad:
         done = bad.cli("check-config", check=False)
         assert done.returncode and "server.sandbox_domain" in done.stdout + done.stderr
-    finally:
-        bad.remove()

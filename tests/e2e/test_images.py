@@ -22,11 +22,8 @@ USER, PASSWORD = "alice", "s3cret-" + "x" * 20
 @pytest.fixture
 def plain(tmp_path):
     """A server that was not started; its command line works all the same."""
-    s = harness.Server()
-    try:
+    with harness.Server() as s:
         yield s
-    finally:
-        s.remove()
 
 
 @pytest.fixture
@@ -587,8 +584,7 @@ def test_a_killed_server_leaves_no_half_image(api):
 def test_a_full_disk_fails_the_create(tmp_path, registry):
     images.Image([images.small_root() + [images.entry("usr/pad", os.urandom(24 << 20))]]).layout(tmp_path / "l")
     registry.push(tmp_path / "l", "team/large:1")
-    s = harness.Server({"oci": {"insecure_registries": [registry.host]}})
-    try:
+    with harness.Server({"oci": {"insecure_registries": [registry.host]}}) as s:
         with images.small_disk(s.state / "disk", 30) as disk:
             configure(s, state_dir=str(disk / "state"))
             s.start()
@@ -600,5 +596,3 @@ def test_a_full_disk_fails_the_create(tmp_path, registry):
                 assert s.sandboxes() == []
             finally:
                 s.stop()
-    finally:
-        s.remove()

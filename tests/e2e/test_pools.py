@@ -18,8 +18,7 @@ def pooled():
     s = harness.Server()
     try:
         s.import_base()
-        s.start()
-        yield s
+        yield s.start()
     finally:
         try:
             for p in s.request("GET", "/v1/pools").json()["items"]:

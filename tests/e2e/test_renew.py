@@ -13,13 +13,9 @@ EXTEND = {"access.renew.extend.seconds": "300"}
 
 @pytest.fixture(scope="module")
 def renewing():
-    s = harness.Server({"renew_intent": {"enabled": True, "min_interval_seconds": 1}})
-    try:
+    with harness.Server({"renew_intent": {"enabled": True, "min_interval_seconds": 1}}) as s:
         s.import_base()
-        s.start()
-        yield s
-    finally:
-        s.remove()
+        yield s.start()
 
 
 def left(server, sb):

@@ -9,13 +9,9 @@ import harness
 
 @pytest.fixture
 def own():
-    s = harness.Server()
-    try:
+    with harness.Server() as s:
         s.import_base()
-        s.start()
-        yield s
-    finally:
-        s.remove()
+        yield s.start()
 
 
 def take(server, sandbox, name=None):
