@@ -1,7 +1,9 @@
 #include "base/clock.h"
 
 #include <stdbool.h>
+#include <string.h>
 
+#include "base/cleanup.h"
 #include "base/parse.h"
 
 #define YEAR_9999_END 253402300799 // seconds
@@ -20,32 +22,51 @@ int64_t clock_wall_us(void) {
 
 static void split(int64_t sec, struct tm *tm) {
     time_t t = (time_t)sec;
-    if (!gmtime_r(&t, tm))
+    if (!gmtime_r(&t, tm) || tm->tm_year < -1900 || tm->tm_year > 9999 - 1900)
         *tm = (struct tm){.tm_mday = 1, .tm_year = 70};
 }
 
-void clock_format_ns(int64_t sec, int64_t nsec, char text[CLOCK_TEXT_MAX]) {
+// printf(3) took a fifth of a page of sandboxes. Returns what is behind.
+static char *digits(char *at, int width, int value) {
+    for (int i = width; i--; value /= 10)
+        at[i] = (char)('0' + value % 10);
+    return at + width;
+}
+
+static char *seconds(int64_t sec, char *at) {
     struct tm tm;
     split(sec, &tm);
-    int n = snprintf(text, CLOCK_TEXT_MAX, "%04d-%02d-%02dT%02d:%02d:%02d", tm.tm_year + 1900,
-                     tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
-    if (nsec) {
-        n += snprintf(text + n, CLOCK_TEXT_MAX - (size_t)n, ".%09d", (int)nsec);
-        while (text[n - 1] == '0')
-            n--;
+    const struct {
+        int width, value;
+        char behind;
+    } parts[] = {{4, tm.tm_year + 1900, '-'}, {2, tm.tm_mon + 1, '-'}, {2, tm.tm_mday, 'T'},
+                 {2, tm.tm_hour, ':'},        {2, tm.tm_min, ':'},     {2, tm.tm_sec, '.'}};
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        at = digits(at, parts[i].width, parts[i].value);
+        *at++ = parts[i].behind;
     }
-    (void)snprintf(text + n, CLOCK_TEXT_MAX - (size_t)n, "Z");
+    return at;
+}
+
+// No point without a fraction.
+static void end(char *at) {
+    memcpy(at[-1] == '.' ? at - 1 : at, "Z", 2);
+}
+
+void clock_format_ns(int64_t sec, int64_t nsec, char text[CLOCK_TEXT_MAX]) {
+    char *at = seconds(sec, text);
+    if (nsec)
+        at = digits(at, 9, (int)nsec);
+    while (at[-1] == '0' && nsec)
+        at--;
+    end(at);
 }
 
 void clock_format(int64_t wall_us, char text[CLOCK_TEXT_MAX]) {
-    int64_t sec = wall_us / 1000000, us = wall_us % 1000000;
-    struct tm tm;
-    split(sec, &tm);
-    int n = snprintf(text, CLOCK_TEXT_MAX, "%04d-%02d-%02dT%02d:%02d:%02d", tm.tm_year + 1900,
-                     tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
-    if (us)
-        n += snprintf(text + n, CLOCK_TEXT_MAX - (size_t)n, ".%06d", (int)us);
-    (void)snprintf(text + n, CLOCK_TEXT_MAX - (size_t)n, "Z");
+    char *at = seconds(wall_us / 1000000, text);
+    if (wall_us % 1000000)
+        at = digits(at, 6, (int)(wall_us % 1000000));
+    end(at);
 }
 
 void clock_format_http(int64_t sec, char text[CLOCK_TEXT_MAX]) {

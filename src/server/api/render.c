@@ -3,28 +3,33 @@
 #include "base/clock.h"
 #include "server/api/api.h"
 
+// Names are ours, or were in JSON: not checked again.
+static void set(json_t *o, const char *name, json_t *value) {
+    (void)json_object_set_new_nocheck(o, name, value);
+}
+
 static json_t *render_time(int64_t wall_us) {
     char text[CLOCK_TEXT_MAX];
     clock_format(wall_us, text);
-    return json_string(text);
+    return json_string_nocheck(text);
 }
 
 static json_t *render_status(const struct sandbox *sb) {
     json_t *o = json_object();
-    (void)json_object_set_new(o, "state", json_string(sandbox_state_name(sb->state)));
+    set(o, "state", json_string_nocheck(sandbox_state_name(sb->state)));
     if (*sb->reason)
-        (void)json_object_set_new(o, "reason", json_string(sb->reason));
+        set(o, "reason", json_string(sb->reason));
     const char *message = sb->state == SANDBOX_RUNNING && sb->notice ? sb->notice : sb->message;
     if (*message)
-        (void)json_object_set_new(o, "message", json_string(message));
-    (void)json_object_set_new(o, "lastTransitionAt", render_time(sb->changed_us));
+        set(o, "message", json_string(message));
+    set(o, "lastTransitionAt", render_time(sb->changed_us));
     return o;
 }
 
 static json_t *render_pairs(const struct pairs *p) {
     json_t *o = json_object();
     for (size_t i = 0; i < p->count; i++)
-        (void)json_object_set_new(o, p->items[i].name, json_string(p->items[i].value));
+        set(o, p->items[i].name, json_string(p->items[i].value));
     return o;
 }
 
@@ -43,53 +48,51 @@ static void add_extensions(json_t *o, const struct sandbox_spec *s) {
             continue;
         if (!map)
             map = json_object();
-        (void)json_object_set_new(map, s->extensions.items[i].name,
-                                  json_string(s->extensions.items[i].value));
+        set(map, s->extensions.items[i].name, json_string(s->extensions.items[i].value));
     }
     if (map)
-        (void)json_object_set_new(o, "extensions", map);
+        set(o, "extensions", map);
 }
 
 static void add_platform(json_t *o, const struct sandbox_spec *s) {
     if (s->platform_os)
-        (void)json_object_set_new(
-            o, "platform", json_pack("{s:s, s:s}", "os", s->platform_os, "arch", s->platform_arch));
+        set(o, "platform", json_pack("{s:s, s:s}", "os", s->platform_os, "arch", s->platform_arch));
 }
 
 json_t *render_created(const struct sandbox *sb) {
     json_t *o = json_object();
-    (void)json_object_set_new(o, "id", json_string(sb->id));
-    (void)json_object_set_new(o, "status", render_status(sb));
+    set(o, "id", json_string_nocheck(sb->id));
+    set(o, "status", render_status(sb));
     if (sb->spec->has_metadata)
-        (void)json_object_set_new(o, "metadata", render_pairs(&sb->spec->metadata));
+        set(o, "metadata", render_pairs(&sb->spec->metadata));
     add_extensions(o, sb->spec);
     add_platform(o, sb->spec);
     if (sb->expires_us)
-        (void)json_object_set_new(o, "expiresAt", render_time(sb->expires_us));
-    (void)json_object_set_new(o, "createdAt", render_time(sb->created_us));
-    (void)json_object_set_new(o, "entrypoint", render_entrypoint(sb->spec));
+        set(o, "expiresAt", render_time(sb->expires_us));
+    set(o, "createdAt", render_time(sb->created_us));
+    set(o, "entrypoint", render_entrypoint(sb->spec));
     return o;
 }
 
 json_t *render_sandbox(const struct sandbox *sb) {
     json_t *o = json_object();
-    (void)json_object_set_new(o, "id", json_string(sb->id));
+    set(o, "id", json_string_nocheck(sb->id));
     if (sb->spec->snapshot_id)
-        (void)json_object_set_new(o, "snapshotId", json_string(sb->spec->snapshot_id));
+        set(o, "snapshotId", json_string(sb->spec->snapshot_id));
     else if (sb->spec->image)
-        (void)json_object_set_new(o, "image", json_pack("{s:s}", "uri", sb->spec->image));
+        set(o, "image", json_pack("{s:s}", "uri", sb->spec->image));
     add_platform(o, sb->spec);
-    (void)json_object_set_new(o, "status", render_status(sb));
+    set(o, "status", render_status(sb));
     if (sb->metadata.count)
-        (void)json_object_set_new(o, "metadata", render_pairs(&sb->metadata));
+        set(o, "metadata", render_pairs(&sb->metadata));
     add_extensions(o, sb->spec);
     if (sb->pool)
-        (void)json_object_set_new(o, "allocation",
-                                  json_pack("{s:s, s:s, s:s}", "mode", "pool", "poolRef", sb->pool,
-                                            "state", "allocated"));
-    (void)json_object_set_new(o, "entrypoint", render_entrypoint(sb->spec));
+        set(o, "allocation",
+            json_pack("{s:s, s:s, s:s}", "mode", "pool", "poolRef", sb->pool, "state",
+                      "allocated"));
+    set(o, "entrypoint", render_entrypoint(sb->spec));
     if (sb->expires_us)
-        (void)json_object_set_new(o, "expiresAt", render_time(sb->expires_us));
-    (void)json_object_set_new(o, "createdAt", render_time(sb->created_us));
+        set(o, "expiresAt", render_time(sb->expires_us));
+    set(o, "createdAt", render_time(sb->created_us));
     return o;
 }
