@@ -44,7 +44,7 @@ class Engine:
     def start(self):
         with open(self.dir / "log", "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(),
-                                            start_new_session=True)
+                                            start_new_session=True, cwd=self.dir)  # conmon writes a file "oom" where it stands
         harness.wait_until(self.answers, f"{self.name} answers: {self.log()[-2000:]}", 60)
         self.served = True
         return self
