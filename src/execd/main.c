@@ -1,6 +1,7 @@
 // execd: wiring, start and end. Plain (`execd`), or as the init of a sandbox (`execd init`).
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -270,6 +271,7 @@ int main(int argc, char **argv) {
     static struct program p; // zeroed, and not on the stack
     struct error err = {0};
     (void)prctl(PR_SET_DUMPABLE, 0); // nobody in the sandbox reads us or our descriptors
+    (void)mallopt(M_ARENA_MAX, 1);   // memory is worth more here than threads that allocate at once
     if (argc == 2 && !strcmp(argv[1], "environment"))
         return dump_environment();
     arena_init(&p.arena, 8 << 20);
