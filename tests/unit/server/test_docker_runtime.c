@@ -200,6 +200,14 @@ static void pulls_tell_what_is_wrong(void **state) {
         {"{\"error\":\"unauthorized: authentication required\"}", "DOCKER::IMAGE_UNAUTHORIZED"},
         {"{\"error\":\"no matching manifest for linux/arm64\"}\n", "DOCKER::IMAGE_INVALID"},
         {"{\"error\":\"dial tcp: i/o timeout\"}\n", "DOCKER::SANDBOX_IMAGE_PULL_FAILED"},
+        {"{\"error\":\"json: cannot unmarshal number into Go struct field\"}\n",
+         "DOCKER::IMAGE_INVALID"},
+        {"{\"error\":\"failed to register layer: archive/tar: invalid tar header\"}\n",
+         "DOCKER::IMAGE_INVALID"},
+        {"{\"error\":\"failed to register layer: write /x: no space left on device\"}\n",
+         "DOCKER::DISK_FULL"},
+        {"{\"error\":\"error parsing HTTP 502 response body: invalid character '<'\"}\n",
+         "DOCKER::SANDBOX_IMAGE_PULL_FAILED"},
         {"{\"status\":\"done\"}\n", "DOCKER::SANDBOX_IMAGE_PULL_FAILED"}};
     struct world *w = *state;
     struct error err;

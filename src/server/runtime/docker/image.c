@@ -233,17 +233,31 @@ static int on_piece(void *arg, const char *data, size_t len) {
     return 0;
 }
 
+// Engines tell what was wrong in words only. The first that fit count: what a registry sends beside
+// another status than 200 may be no JSON without any image being broken.
 static int pull_failed(const struct image_request *q, const char *why, int kind,
                        struct error *err) {
     static const struct {
         const char *words;
         enum error_id code;
-    } table[] = {{"unauthorized", ERR_R_IMAGE_UNAUTHORIZED},
+    } table[] = {{"no space left on device", ERR_R_DISK_FULL},
+                 {"error parsing HTTP 404", ERR_R_IMAGE_NOT_FOUND},
+                 {"error parsing HTTP", ERR_R_SANDBOX_IMAGE_PULL_FAILED},
+                 {"unauthorized", ERR_R_IMAGE_UNAUTHORIZED},
                  {"authentication required", ERR_R_IMAGE_UNAUTHORIZED},
                  {"incorrect username or password", ERR_R_IMAGE_UNAUTHORIZED},
                  {"no basic auth", ERR_R_IMAGE_UNAUTHORIZED},
                  {"denied", ERR_R_IMAGE_UNAUTHORIZED},
                  {"no matching manifest", ERR_R_IMAGE_INVALID},
+                 {"json: cannot unmarshal", ERR_R_IMAGE_INVALID},
+                 {"invalid character", ERR_R_IMAGE_INVALID},
+                 {"unexpected end of JSON", ERR_R_IMAGE_INVALID},
+                 {"missing signature key", ERR_R_IMAGE_INVALID},
+                 {"unsupported media type", ERR_R_IMAGE_INVALID},
+                 {"verification failed for digest", ERR_R_IMAGE_INVALID},
+                 {"layers from manifest don't match", ERR_R_IMAGE_INVALID},
+                 {"failed to register layer", ERR_R_IMAGE_INVALID},
+                 {"cannot be used on this platform", ERR_R_IMAGE_INVALID},
                  {"manifest unknown", ERR_R_IMAGE_NOT_FOUND},
                  {"does not exist", ERR_R_IMAGE_NOT_FOUND},
                  {"invalid reference", ERR_R_IMAGE_NOT_FOUND},
