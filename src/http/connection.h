@@ -83,6 +83,7 @@ struct http_server {
     unsigned listener_count;
     struct strbuf head; // scratch: the head of a reply
     struct strbuf json; // scratch: its body
+    char *no_memory;    // the envelope for when there is none to make one
     char date[CLOCK_TEXT_MAX];
     int64_t date_until_ns;
     int64_t now_ns; // boot clock, of the current callback

@@ -223,7 +223,7 @@ void http_reply_json(struct http_exchange *x, unsigned status, json_t *owned) {
         strbuf_init(sb, sb->max);
     bool large = text.capacity > JSON_KEPT;
     if (!len || text.failed)
-        http_reply(x, 500, NULL, NULL, 0); // no memory, not even for an envelope
+        http_reply(x, 500, "application/json", x->server->no_memory, strlen(x->server->no_memory));
     else
         http_reply(x, status, "application/json", text.data, len);
     if (large)

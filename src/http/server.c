@@ -203,6 +203,16 @@ struct http_server *http_server_new(struct loop *l, const struct http_server_set
     list_init(&server->stock);
     strbuf_init(&server->head, HTTP_FIELDS_MAX + 4096);
     strbuf_init(&server->json, SIZE_MAX / 4);
+    json_t *envelope =
+        json_pack("{s:s, s:s}", "code", s->default_code ? s->default_code : "INTERNAL_ERROR",
+                  "message", "out of memory");
+    server->no_memory = json_dumps(envelope, JSON_COMPACT);
+    json_decref(envelope);
+    if (!server->no_memory) {
+        (void)error_errno(err, ENOMEM, "HTTP server");
+        free(server);
+        return NULL;
+    }
     return server;
 }
 
@@ -313,6 +323,7 @@ static void server_free(struct http_server *s) {
         free_call(LIST_ENTRY(node, struct http_call, node));
     strbuf_free(&s->head);
     strbuf_free(&s->json);
+    free(s->no_memory);
     free(s);
 }
 
