@@ -45,7 +45,7 @@ struct config {
     char **api_keys, **cors_origins, **trusted_proxies;
     int64_t port, keep_alive_s, connections_max, backlog, timeout_max_s;
     int64_t create_wait_s, drain_s, failed_retention_s, body_max, upstream_per_sandbox;
-    int64_t workers, pull_workers, creates_running, creates_waiting, sandboxes_max;
+    int64_t workers, pull_workers, queue_max, creates_running, creates_waiting, sandboxes_max;
     char **keys; // api_key, api_keys and api_keys_file, blank ones left out; or the environment's
     size_t key_count;
     // [log]

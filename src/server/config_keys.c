@@ -55,6 +55,8 @@ const struct config_key config_keys[] = {
         "connections to one port of one sandbox; more wait, then 503"),
     INT("server", "workers", workers, "32", 1, 1024, "threads for operations on sandboxes"),
     INT("server", "pull_workers", pull_workers, "4", 1, 64, "threads that pull and unpack images"),
+    INT("server", "queue_max", queue_max, "65536", 1, 1048576,
+        "operations that wait for a thread, and changes that wait for the store; 503 beyond"),
     INT("server", "creates_running", creates_running, "0", 0, 1024,
         "creates at the same time; 0: two per core"),
     INT("server", "creates_waiting", creates_waiting, "1024", 0, 1000000,

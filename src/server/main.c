@@ -174,6 +174,7 @@ static void drained(void *arg) {
 
 static void begin_stop(struct server *s) {
     s->stopping = true;
+    api_stop(&s->api);
     http_server_drain(s->http, s->config->drain_s * 1000, drained, s);
 }
 
@@ -270,7 +271,7 @@ static int open_domain(struct server *s, struct error *err) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     const struct store_settings store = {.path = c->store_path,
                                          .full_sync = strcasecmp(c->synchronous, "full") == 0,
-                                         .queue_max = 65536};
+                                         .queue_max = (unsigned)c->queue_max};
     if (make_state_dir(c->state_dir, err) < 0)
         return -1;
     s->store = store_open(&s->loop, &store, err);
@@ -286,6 +287,7 @@ static int open_domain(struct server *s, struct error *err) {
         .runtime = s->runtime,
         .workers = (unsigned)c->workers,
         .pull_workers = (unsigned)c->pull_workers,
+        .queue_max = (unsigned)c->queue_max,
         .creates_running = c->creates_running ? (unsigned)c->creates_running
                            : is_docker(c)     ? DOCKER_CREATES
                                               : 2 * (unsigned)(cores > 0 ? cores : 1),

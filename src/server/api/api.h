@@ -20,6 +20,7 @@ struct api {
     struct net *trusted;        // server.trusted_proxies
     size_t trusted_count;
     struct list held; // creates that came before the domain was ready
+    bool stopping;    // and those that come from now on are refused
     struct traffic *traffic;
     unsigned upstreams;    // sandboxes that the proxy has reached
     unsigned console_port; // set by the caller; 0: there is no console
@@ -30,6 +31,7 @@ int api_init(struct api *a, const struct config *c, struct domain *d, unsigned f
              struct error *err);
 void api_serve(struct api *a, struct http_server_settings *s); // fills in routes, hooks and limits
 void api_ready(struct api *a); // domain_ready() is true: creates that waited go on
+void api_stop(struct api *a);  // the server is to end: whoever waits for it to be ready need not
 void api_clear(struct api *a); // after the server was freed
 
 // ---- for the files of this directory ----

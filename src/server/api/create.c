@@ -197,13 +197,10 @@ static int check_extensions(const struct create_form *f, struct error *err) {
     return 0;
 }
 
-static int check_not_built(const struct api *a, const struct create_form *f, struct error *err) {
+static int check_not_built(const struct create_form *f, struct error *err) {
     if (!is_blank(f->template_id))
         return error_server(err, ERR_API_NOT_SUPPORTED,
                             "templateId is not supported: templates belong to a micro-VM backend");
-    if (!is_blank(f->snapshot) && !(a->features & RUNTIME_SNAPSHOTS))
-        return error_server(err, ERR_API_NOT_SUPPORTED,
-                            "snapshotId is not supported by this runtime: start from an image");
     if (f->has_lifecycle)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "lifecycle is not supported yet: leave it out");
@@ -422,7 +419,7 @@ static int read_source(struct create_form *f) {
 
 int create_check(const struct api *a, struct create_form *f, struct error *err) {
     struct field volumes = field_get(f->at, f->body, "volumes");
-    if (check_extensions(f, err) < 0 || check_not_built(a, f, err) < 0 || check_pool(f, err) < 0)
+    if (check_extensions(f, err) < 0 || check_not_built(f, err) < 0 || check_pool(f, err) < 0)
         return -1;
     if (read_source(f) < 0)
         return error_set(err, ENOMEM, "out of memory");

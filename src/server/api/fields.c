@@ -30,6 +30,7 @@ void problem_add(struct problems *p, const struct place *at, const char *type, c
     va_start(args, format);
     (void)vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    p->any = true;
     if (!p->items)
         p->items = json_array();
     if (json_array_size(p->items) < PROBLEMS_MAX)
@@ -39,7 +40,7 @@ void problem_add(struct problems *p, const struct place *at, const char *type, c
 
 void problems_clear(struct problems *p) {
     json_decref(p->items);
-    p->items = NULL;
+    *p = (struct problems){0};
 }
 
 // "body.timeout: Input should be ..." of the first problem, for those who read only `message`.
@@ -67,6 +68,7 @@ void problems_reply(struct http_exchange *x, struct problems *p) {
     http_reply_json(x, error_status(ERR_INVALID_REQUEST),
                     json_pack("{s:s, s:s, s:o}", "code", error_code(ERR_INVALID_REQUEST), "message",
                               message, "detail", TAKE_PTR(p->items)));
+    p->any = false;
 }
 
 static void refuse_body(struct http_exchange *x, const struct place *at, const char *type,
@@ -171,6 +173,19 @@ const json_t *field_object(struct problems *p, const struct field *f, bool requi
     problem_add(p, &f->at, "model_attributes_type",
                 "Input should be a valid dictionary or object to extract fields from");
     return NULL;
+}
+
+void field_only(struct problems *p, const struct field *f, const char *const *names) {
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)f->value, name, value) {
+        size_t i = 0;
+        while (names[i] && strcmp(names[i], name) != 0)
+            i++;
+        const struct place at = {.in = &f->at, .name = name};
+        if (!names[i])
+            problem_add(p, &at, "extra_forbidden", "Extra inputs are not permitted");
+    }
 }
 
 const json_t *field_list(struct problems *p, const struct field *f, size_t least, bool required) {

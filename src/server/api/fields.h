@@ -21,12 +21,13 @@ struct place { // a path such as body.volumes.0.name; the outermost one has in =
 extern const struct place place_body;
 
 struct problems {
-    json_t *items; // NULL while there are none
+    json_t *items; // NULL while there are none, or without memory
+    bool any;
 };
 void problem_add(struct problems *p, const struct place *at, const char *type, const char *format,
                  ...) __attribute__((format(printf, 4, 5)));
 static inline bool problems_any(const struct problems *p) {
-    return p->items != NULL;
+    return p->any;
 }
 void problems_reply(struct http_exchange *x,
                     struct problems *p); // 422, ends the exchange, empties p
@@ -54,6 +55,8 @@ int field_int(struct problems *p, const struct field *f, int64_t least,
 // A map of text to text; null values are left out where `nulls`, else a problem. 0, or -1: no
 // memory.
 int field_map(struct problems *p, const struct field *f, bool nulls, struct pairs *ret);
+// Every member of the object has one of the names (to NULL), or is a problem.
+void field_only(struct problems *p, const struct field *f, const char *const *names);
 bool text_length(struct problems *p, const struct field *f, const char *text, size_t least,
                  size_t most);
 

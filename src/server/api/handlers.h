@@ -45,6 +45,9 @@ void handle_policy_put(struct http_exchange *x);
 void handle_policy_patch(struct http_exchange *x);
 void handle_policy_delete(struct http_exchange *x);
 
-void handle_template(struct http_exchange *x); // 501, templates are another backend's
+// 501 behind what is malformed: templates are another backend's.
+void handle_template(struct http_exchange *x);
+void handle_template_create(struct http_exchange *x);
+void handle_template_list(struct http_exchange *x);
 
 #endif

@@ -19,7 +19,7 @@ static const char create_codes[] =
     "POOL::NOT_FOUND POOL::EMPTY SNAPSHOT::NOT_FOUND SNAPSHOT::NOT_READY "
     "SNAPSHOT::INVALID_RESTORE_CONFIG %::INVALID_ENTRYPOINT %::IMAGE_NOT_FOUND "
     "%::IMAGE_UNAUTHORIZED %::IMAGE_INVALID %::IMAGE_PULL_FAILED %::SANDBOX_IMAGE_PULL_FAILED "
-    "%::SANDBOX_START_FAILED %::SANDBOX_EXECD_DISTRIBUTION_FAILED %::UNAVAILABLE %::DISK_FULL "
+    "%::SANDBOX_START_FAILED %::UNAVAILABLE %::DISK_FULL "
     "VOLUME::DUPLICATE_NAME VOLUME::INVALID_MOUNT_PATH VOLUME::INVALID_SUB_PATH "
     "VOLUME::INVALID_HOST_PATH VOLUME::HOST_PATH_NOT_ALLOWED VOLUME::HOST_PATH_CREATE_FAILED "
     "VOLUME::UNSUPPORTED_BACKEND VOLUME::INVALID_PVC_NAME VOLUME::PVC_NOT_FOUND "
@@ -30,7 +30,7 @@ static const char create_codes[] =
 static const char template_codes[] =
     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
     "SANDBOX::INVALID_METADATA_LABEL SANDBOX::POLICY_TOO_LARGE POOL::ALREADY_EXISTS "
-    "SANDBOX::TOO_MANY OVERLOADED "
+    "SANDBOX::TOO_MANY %::DISK_FULL OVERLOADED "
     "%::INVALID_ENTRYPOINT VOLUME::DUPLICATE_NAME VOLUME::INVALID_MOUNT_PATH "
     "VOLUME::INVALID_SUB_PATH VOLUME::INVALID_HOST_PATH VOLUME::HOST_PATH_NOT_ALLOWED "
     "VOLUME::UNSUPPORTED_BACKEND "
@@ -38,7 +38,8 @@ static const char template_codes[] =
     "VOLUME::INVALID_OSSFS_CREDENTIALS";
 static const char update_codes[] =
     "INVALID_REQUEST SANDBOX::INVALID_PARAMETER "
-    "SANDBOX::INVALID_METADATA_LABEL SANDBOX::POLICY_TOO_LARGE POOL::NOT_FOUND OVERLOADED "
+    "SANDBOX::INVALID_METADATA_LABEL SANDBOX::POLICY_TOO_LARGE POOL::NOT_FOUND %::DISK_FULL "
+    "OVERLOADED "
     "%::INVALID_ENTRYPOINT "
     "VOLUME::DUPLICATE_NAME VOLUME::INVALID_MOUNT_PATH VOLUME::INVALID_SUB_PATH "
     "VOLUME::INVALID_HOST_PATH VOLUME::HOST_PATH_NOT_ALLOWED "
@@ -65,6 +66,8 @@ static const char policy_change_codes[] =
     "SANDBOX::PENDING SANDBOX::NOT_RUNNING BACKEND_CONNECTION_FAILED BACKEND_RESPONSE_FAILED "
     "OVERLOADED";
 static const char templates[] = "FSB::API_NOT_SUPPORTED";
+static const char templates_read[] =
+    "INVALID_REQUEST SANDBOX::INVALID_PARAMETER FSB::API_NOT_SUPPORTED";
 
 static const struct http_route routes[] = {
     {"GET", "/health", handle_health, BUFFERED, OPEN | ROOT, ""},
@@ -86,14 +89,16 @@ static const struct http_route routes[] = {
      "%::SANDBOX_NOT_FOUND %::SANDBOX_DELETE_FAILED"},
     {"PATCH", SANDBOX "/metadata", handle_patch_metadata, BUFFERED, 0,
      "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND INVALID_METADATA_LABEL "
-     "SANDBOX::INVALID_METADATA_LABEL OVERLOADED"},
+     "SANDBOX::INVALID_METADATA_LABEL %::DISK_FULL OVERLOADED"},
     {"POST", SANDBOX "/pause", handle_pause, BUFFERED, 0,
-     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_RUNNING %::SANDBOX_PAUSE_FAILED OVERLOADED"},
+     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_RUNNING %::SANDBOX_PAUSE_FAILED %::DISK_FULL "
+     "%::UNAVAILABLE OVERLOADED"},
     {"POST", SANDBOX "/resume", handle_resume, BUFFERED, 0,
-     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_PAUSED %::SANDBOX_RESUME_FAILED OVERLOADED"},
+     "%::SANDBOX_NOT_FOUND %::SANDBOX_NOT_PAUSED %::SANDBOX_RESUME_FAILED %::DISK_FULL "
+     "%::UNAVAILABLE OVERLOADED"},
     {"POST", SANDBOX "/renew-expiration", handle_renew, BUFFERED, 0,
      "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND %::INVALID_EXPIRATION "
-     "OVERLOADED"},
+     "%::DISK_FULL OVERLOADED"},
     {"GET", SANDBOX "/endpoints/{port}", handle_endpoint, BUFFERED, 0,
      "INVALID_REQUEST SANDBOX::INVALID_PARAMETER SANDBOX::API_NOT_SUPPORTED %::INVALID_PORT "
      "%::SANDBOX_NOT_FOUND"},
@@ -102,12 +107,13 @@ static const struct http_route routes[] = {
 
     {"POST", SANDBOX "/snapshots", handle_snapshot_create, BUFFERED, 0,
      "INVALID_REQUEST SANDBOX::INVALID_PARAMETER %::SANDBOX_NOT_FOUND "
-     "SNAPSHOT::INVALID_SOURCE_STATE SNAPSHOT::NOT_IMPLEMENTED OVERLOADED"},
+     "SNAPSHOT::INVALID_SOURCE_STATE %::DISK_FULL OVERLOADED"},
     {"GET", "/snapshots", handle_snapshot_list, BUFFERED, 0,
      "INVALID_REQUEST SANDBOX::INVALID_PARAMETER"},
     {"GET", "/snapshots/{snapshot_id}", handle_snapshot_get, BUFFERED, 0, "SNAPSHOT::NOT_FOUND"},
     {"DELETE", "/snapshots/{snapshot_id}", handle_snapshot_delete, BUFFERED, 0,
-     "SNAPSHOT::NOT_FOUND SNAPSHOT::INVALID_STATE SNAPSHOT::DELETE_CONFLICT OVERLOADED"},
+     "SNAPSHOT::NOT_FOUND SNAPSHOT::INVALID_STATE SNAPSHOT::DELETE_CONFLICT %::DISK_FULL "
+     "OVERLOADED"},
     {"GET", SANDBOX "/diagnostics/logs", handle_diagnostics_logs, BUFFERED, 0, diagnostics_scoped},
     {"GET", SANDBOX "/diagnostics/inspect", handle_diagnostics_inspect, BUFFERED, 0, inspect_codes},
     {"GET", SANDBOX "/diagnostics/events", handle_diagnostics_events, BUFFERED, 0,
@@ -124,20 +130,16 @@ static const struct http_route routes[] = {
     {"GET", "/pools", handle_pool_list, BUFFERED, 0, ""},
     {"GET", "/pools/{pool_name}", handle_pool_get, BUFFERED, 0, "POOL::NOT_FOUND"},
     {"PUT", "/pools/{pool_name}", handle_pool_update, BUFFERED, 0, update_codes},
-    {"DELETE", "/pools/{pool_name}", handle_pool_delete, BUFFERED, 0, "POOL::NOT_FOUND OVERLOADED"},
-    {"POST", "/templates", handle_template, BUFFERED, 0, templates},
-    {"GET", "/templates", handle_template, BUFFERED, 0, templates},
+    {"DELETE", "/pools/{pool_name}", handle_pool_delete, BUFFERED, 0,
+     "POOL::NOT_FOUND %::DISK_FULL OVERLOADED"},
+    {"POST", "/templates", handle_template_create, BUFFERED, 0, templates_read},
+    {"GET", "/templates", handle_template_list, BUFFERED, 0, templates_read},
     {"GET", "/templates/{template_id}", handle_template, BUFFERED, 0, templates},
     {"DELETE", "/templates/{template_id}", handle_template, BUFFERED, 0, templates},
 };
 
 const struct http_route proxy_route = {
     "*", SANDBOX "/proxy/{port}/*", handle_proxy, STREAMED, OPEN, proxy_codes};
-
-void handle_template(struct http_exchange *x) {
-    api_refuse(x, ERR_FSB_NOT_SUPPORTED,
-               "templates belong to a micro-VM backend that this server does not have");
-}
 
 static const char *const mounts[] = {"/v1", NULL};
 

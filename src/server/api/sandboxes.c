@@ -139,6 +139,12 @@ static bool key_is_usable(struct http_exchange *x) {
     return false;
 }
 
+static void create_stopped(struct create_call *c) {
+    struct error err = {0};
+    (void)error_server(&err, ERR_NOT_READY, "the server is stopping; try again");
+    create_done(NULL, &err, c);
+}
+
 void handle_create(struct http_exchange *x) {
     struct api *a = api_of(x);
     struct create_call call = {.x = x};
@@ -161,6 +167,8 @@ void handle_create(struct http_exchange *x) {
     x->on_gone = create_gone;
     if (domain_ready(a->domain))
         create_start(c);
+    else if (a->stopping)
+        create_stopped(c);
     else
         list_push_back(&a->held, &c->node);
 }
@@ -169,6 +177,13 @@ void api_ready(struct api *a) {
     struct list *node;
     while ((node = list_pop(&a->held)))
         create_start(LIST_ENTRY(node, struct create_call, node));
+}
+
+void api_stop(struct api *a) {
+    struct list *node;
+    a->stopping = true;
+    while ((node = list_pop(&a->held)))
+        create_stopped(LIST_ENTRY(node, struct create_call, node));
 }
 
 // ---- one sandbox ----

@@ -67,12 +67,11 @@ typedef void runtime_event_fn(const struct runtime_event *e, void *arg); // loop
 
 enum runtime_feature {
     RUNTIME_NAMED_VOLUMES = 1 << 0,
-    RUNTIME_SNAPSHOTS = 1 << 1,
-    RUNTIME_PAUSE = 1 << 2,
-    RUNTIME_PLATFORM = 1 << 3, // other platforms than the host's
-    RUNTIME_GPU = 1 << 4,
-    RUNTIME_OSSFS = 1 << 5,
-    RUNTIME_NETWORK_POLICY = 1 << 6 // egress stands before it, closed whenever it is not there
+    RUNTIME_PAUSE = 1 << 1,
+    RUNTIME_PLATFORM = 1 << 2, // other platforms than the host's
+    RUNTIME_GPU = 1 << 3,
+    RUNTIME_OSSFS = 1 << 4,
+    RUNTIME_NETWORK_POLICY = 1 << 5 // egress stands before it, closed whenever it is not there
 };
 
 struct runtime_found { // what really exists, for reconcile
@@ -114,7 +113,7 @@ struct runtime_ops {
     int (*retire)(struct runtime *r, const char *id, struct error *err);
     int (*pause)(struct runtime *r, const char *id, struct error *err);
     int (*resume)(struct runtime *r, const char *id, struct error *err);
-    // ---- snapshots (RUNTIME_SNAPSHOTS); NULL where there are none ----
+    // ---- snapshots ----
     // Keeps what a running sandbox has changed; it stands still for as short a time as the runtime
     // can. ret_artifact (RUNTIME_STATE_MAX bytes): JSON of the runtime for what follows.
     int (*snapshot)(struct runtime *r, const char *id, const char *snapshot_id, char *ret_artifact,

@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "server/errors.h"
 
-enum { JOBS_MAX = 65536, STOP_MS = 10000, LAST_MS = 5000, SPARE_WORKERS = 4 };
+enum { STOP_MS = 10000, LAST_MS = 5000, SPARE_WORKERS = 4 };
 
 struct domain *domain_new(const struct domain_settings *s, struct error *err) {
     struct domain *d = calloc(1, sizeof *d);
@@ -36,8 +36,8 @@ struct domain *domain_new(const struct domain_settings *s, struct error *err) {
     d->registry = registry_new();
     if (!d->registry)
         (void)error_errno(err, ENOMEM, "domain");
-    if (!d->registry || !(d->workers = workers_new(s->loop, s->workers, JOBS_MAX, 0, err)) ||
-        !(d->pull_workers = workers_new(s->loop, s->pull_workers, JOBS_MAX, 10, err))) {
+    if (!d->registry || !(d->workers = workers_new(s->loop, s->workers, s->queue_max, 0, err)) ||
+        !(d->pull_workers = workers_new(s->loop, s->pull_workers, s->queue_max, 10, err))) {
         domain_free(d);
         return NULL;
     }

@@ -17,6 +17,7 @@ struct domain_settings {
     struct runtime *runtime;    // owned by the caller
     unsigned workers;           // 32
     unsigned pull_workers;      // 4
+    unsigned queue_max;         // jobs that wait for either; beyond: 503 OVERLOADED
     unsigned creates_running;   // 2 x cores on oci
     unsigned creates_waiting;   // beyond: 429 SANDBOX::TOO_MANY
     unsigned sandboxes_max;     // 0: no limit

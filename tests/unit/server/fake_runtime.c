@@ -223,7 +223,7 @@ static void f_free(struct runtime *r) {
 
 static const struct runtime_ops ops = {.name = "fake",
                                        .code_prefix = "FAKE",
-                                       .features = RUNTIME_PAUSE | RUNTIME_SNAPSHOTS,
+                                       .features = RUNTIME_PAUSE,
                                        .snapshot = f_snapshot,
                                        .snapshot_find = f_snapshot_find,
                                        .snapshot_remove = f_snapshot_remove,
@@ -362,6 +362,7 @@ void world_begin(struct world *w) {
     struct error err = {0};
     *w = (struct world){.settings = {.workers = 8,
                                      .pull_workers = 2,
+                                     .queue_max = 65536,
                                      .creates_running = 4,
                                      .creates_waiting = 1000,
                                      .create_wait_ms = 20000,

@@ -11,20 +11,6 @@ static bool is_blank(const char *text) {
     return !text[strspn(text, " \t\r\n")];
 }
 
-// Members under their two names, and no other.
-static void only(struct problems *p, const struct field *f, const char *const *names) {
-    const char *name;
-    json_t *value;
-    json_object_foreach((json_t *)f->value, name, value) {
-        size_t i = 0;
-        while (names[i] && strcmp(names[i], name) != 0)
-            i++;
-        const struct place at = {.in = &f->at, .name = name};
-        if (!names[i])
-            problem_add(p, &at, "extra_forbidden", "Extra inputs are not permitted");
-    }
-}
-
 // Types and ranges; then, when nothing was wrong, that no text of it is blank.
 static void read_hook(struct problems *p, const struct field *hook, const char *const *words,
                       int64_t seconds_max) {
@@ -77,7 +63,7 @@ static void read_periodic(struct problems *p, const struct field *lifecycle) {
         if (!field_object(p, &hook, true))
             continue;
         read_hook(p, &hook, words, PERIODIC_SECONDS_MAX);
-        only(p, &hook, members);
+        field_only(p, &hook, members);
         repeated = repeated || is_repeated(hooks, i);
     }
     if (repeated && json_array_size(p->items) == before)
@@ -94,9 +80,9 @@ bool hooks_read(struct problems *p, const struct field *f) {
     struct field start = field_get(&f->at, o, "preStart");
     if (field_object(p, &start, false)) {
         read_hook(p, &start, start_members + ARRAY_SIZE(start_members) - 1, START_SECONDS_MAX);
-        only(p, &start, start_members);
+        field_only(p, &start, start_members);
     }
     read_periodic(p, f);
-    only(p, f, members);
+    field_only(p, f, members);
     return true;
 }

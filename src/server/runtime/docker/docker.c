@@ -205,8 +205,8 @@ static void docker_free(struct runtime *r) {
 static const struct runtime_ops ops = {.name = "docker",
                                        .code_prefix = "DOCKER",
                                        .features = RUNTIME_PAUSE | RUNTIME_PLATFORM | RUNTIME_GPU |
-                                                   RUNTIME_NAMED_VOLUMES | RUNTIME_SNAPSHOTS |
-                                                   RUNTIME_OSSFS | RUNTIME_NETWORK_POLICY,
+                                                   RUNTIME_NAMED_VOLUMES | RUNTIME_OSSFS |
+                                                   RUNTIME_NETWORK_POLICY,
                                        .start = docker_start,
                                        .list = docker_list_all,
                                        .adopt = docker_adopt,

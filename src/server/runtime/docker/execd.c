@@ -240,9 +240,5 @@ int docker_execd_prepare(struct docker *d, struct error *err) {
     int r = fill(&f, err);
     for (size_t i = 0; i < f.count; i++)
         strbuf_free(&f.files[i].data);
-    if (r && !err->code[0]) {
-        struct error cause = *err;
-        (void)error_server(err, ERR_R_SANDBOX_EXECD_DISTRIBUTION_FAILED, "%s", cause.message);
-    }
-    return r;
+    return r ? error_wrap(err, "bring execd to the engine") : 0;
 }

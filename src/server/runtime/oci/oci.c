@@ -358,8 +358,8 @@ static void oci_free(struct runtime *r) {
 
 static const struct runtime_ops ops = {.name = "oci",
                                        .code_prefix = "OCI",
-                                       .features = RUNTIME_PAUSE | RUNTIME_SNAPSHOTS |
-                                                   RUNTIME_NAMED_VOLUMES | RUNTIME_NETWORK_POLICY,
+                                       .features = RUNTIME_PAUSE | RUNTIME_NAMED_VOLUMES |
+                                                   RUNTIME_NETWORK_POLICY,
                                        .start = oci_start,
                                        .list = oci_list_all,
                                        .adopt = oci_adopt,

@@ -63,8 +63,8 @@ static void row_removed(struct change *c, const struct error *err) {
 static void remove_run(struct job *job) {
     struct removing *x = CONTAINER_OF(job, struct removing, job);
     struct runtime *r = x->domain->settings.runtime;
-    if (r->ops->snapshot_remove) // x->error says how it went
-        (void)r->ops->snapshot_remove(r, x->snapshot->id, x->snapshot->artifact, &x->error);
+    // x->error says how it went
+    (void)r->ops->snapshot_remove(r, x->snapshot->id, x->snapshot->artifact, &x->error);
 }
 
 static void kept(struct change *c, const struct error *err) {

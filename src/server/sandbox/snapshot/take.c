@@ -86,8 +86,6 @@ static bool can_take(const struct domain *d, const struct sandbox *sb, struct er
         (void)error_server(err, ERR_NOT_READY, "the server is stopping");
     else if (sb->state == SANDBOX_PENDING)
         (void)error_server(err, ERR_SNAPSHOT_INVALID_SOURCE_STATE, "sandbox %s is Pending", sb->id);
-    else if (!d->settings.runtime->ops->snapshot)
-        (void)error_server(err, ERR_SNAPSHOT_NOT_IMPLEMENTED, "this runtime takes no snapshots");
     return !err->kind;
 }
 
@@ -149,9 +147,7 @@ struct recovery {
 static void find_run(struct job *job) {
     struct recovery *x = CONTAINER_OF(job, struct recovery, job);
     struct runtime *r = x->domain->settings.runtime;
-    x->found = r->ops->snapshot_find
-                   ? r->ops->snapshot_find(r, x->snapshot->id, x->artifact, &x->error)
-                   : 0;
+    x->found = r->ops->snapshot_find(r, x->snapshot->id, x->artifact, &x->error);
 }
 
 static void recovered(struct recovery *x) {
