@@ -71,7 +71,7 @@ struct config {
     int64_t renew_interval_s;
     // [renew_intent.redis]
     bool redis_enabled;
-    char *redis_dsn, *redis_key;
+    char *redis_dsn, *redis_key, *redis_ca_file;
     // [storage]
     char **allowed_host_paths, *ossfs_root;
     // [secure_runtime], of docker alone

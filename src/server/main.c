@@ -303,7 +303,8 @@ static int open_domain(struct server *s, struct error *err) {
     s->domain = domain_new(&domain, err);
     if (!s->domain || !c->renew_enabled || !c->redis_enabled)
         return s->domain ? 0 : -1;
-    const struct renew_queue_settings queue = {.dsn = c->redis_dsn, .key = c->redis_key};
+    const struct renew_queue_settings queue = {
+        .dsn = c->redis_dsn, .key = c->redis_key, .ca_file = c->redis_ca_file};
     s->renewals = renew_queue_new(&s->loop, s->domain, &queue, err);
     return s->renewals ? 0 : -1;
 }

@@ -79,7 +79,7 @@ def test_redis_comes_and_goes(tmp_path):
     port = harness.free_port()
     s = harness.Server({"renew_intent": {"enabled": True, "min_interval_seconds": 1},
                         "renew_intent.redis": {"enabled": True, "dsn": f"redis://:s3cret@127.0.0.1:{port}/2"}})
-    bad = harness.Server({"renew_intent": {"enabled": True}, "renew_intent.redis": {"enabled": True, "dsn": "rediss://:s3cret@h"}})
+    bad = harness.Server({"renew_intent": {"enabled": True}, "renew_intent.redis": {"enabled": True, "dsn": "redisx://:s3cret@h"}})
     try:
         done = bad.cli(check=False)
         assert done.returncode and "renew_intent.redis.dsn" in done.stderr and "s3cret" not in done.stderr
@@ -117,3 +117,46 @@ def test_redis_comes_and_goes(tmp_path):
         redis.stop()
         s.remove()
         bad.remove()
+
+
+def openssl(directory, *args):
+    subprocess.run(["openssl", *args], check=True, capture_output=True, cwd=directory)
+
+
+@pytest.mark.slow
+def test_redis_over_tls(tmp_path):
+    """By rediss:// with a private authority; a server that does not know it, or that was named otherwise, gives nothing away."""
+    openssl(tmp_path, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",
+            "-subj", "/CN=ca")
+    openssl(tmp_path, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "own.key", "-out", "own.csr", "-subj", "/CN=redis")
+    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl(tmp_path, "x509", "-req", "-in", "own.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "own.pem", "-days", "2", "-extfile", "names")
+    port = harness.free_port()
+    redis = subprocess.Popen(["redis-server", "--port", "0", "--tls-port", str(port), "--tls-cert-file", "own.pem", "--tls-key-file", "own.key",
+                              "--tls-ca-cert-file", "ca.pem", "--tls-auth-clients", "no", "--save", "", "--requirepass", "s3cret"],
+                             cwd=tmp_path, stdout=subprocess.DEVNULL)
+    cli = lambda *args: subprocess.run(["redis-cli", "--no-auth-warning", "--tls", "--cacert", str(tmp_path / "ca.pem"), "-p", str(port), "-a", "s3cret",
+                                        *args], capture_output=True, text=True).stdout.strip()
+    queue = lambda host, ca: harness.Server({"renew_intent": {"enabled": True}, "renew_intent.redis": {
+        "enabled": True, "dsn": f"rediss://:s3cret@{host}:{port}", **({"ca_file": str(tmp_path / "ca.pem")} if ca else {})}})
+    s, stranger, misnamed = queue("127.0.0.1", True), queue("127.0.0.1", False), queue("localhost", True)
+    try:
+        harness.wait_until(lambda: cli("PING") == "PONG", "redis-server")
+        for refused in (stranger, misnamed):
+            refused.start()
+            harness.wait_until(lambda: "worker_redis_error" in refused.log(), "the refusal")
+            assert "certificate" in refused.log() and "redis_connected" not in refused.log()
+            refused.stop()
+        s.import_base()
+        s.start()
+        harness.wait_until(lambda: "redis_connected" in s.log(), "the connection")
+        sb = s.create(timeout=60, extensions=EXTEND)["id"]
+        cli("LPUSH", "opensandbox:renew:intent", "x" * 100000, *["{}"] * 100)  # more than one record of TLS, and than one batch
+        cli("LPUSH", "opensandbox:renew:intent", json.dumps({"sandbox_id": sb, "observed_at": datetime.datetime.now(datetime.timezone.utc).isoformat()}))
+        harness.wait_until(lambda: left(s, sb) > 290, "the renewal")
+        assert "s3cret" not in s.log()
+    finally:
+        redis.kill()
+        redis.wait()
+        for server in (s, stranger, misnamed):
+            server.remove()

@@ -10,6 +10,7 @@
 
 #include "fake_runtime.h"
 #include "server/sandbox/renew/queue.h"
+#include "server/sandbox/renew/redis.h"
 #include "server/sandbox/renew/renew.h"
 
 static void open_world(struct world *w, bool enabled) {
@@ -150,9 +151,13 @@ static void test_addresses(void **state) {
     assert_int_equal(a.port * 10 + a.database, 70003);
     assert_int_equal(redis_address_read("unix:///run/r.sock", &a, &err), 0);
     assert_string_equal(a.path, "/run/r.sock");
-    static const char *const bad[] = {"",          "localhost",           "rediss://:s3cret@h",
-                                      "redis://",  "redis://:s3cret@h:0", "redis://:s3cret@h/x",
-                                      "unix://run"};
+    assert_false(a.tls);
+    assert_int_equal(redis_address_read("rediss://:p@h:7000", &a, &err), 0);
+    assert_true(a.tls);
+    assert_string_equal(a.host, "h");
+    static const char *const bad[] = {
+        "",         "localhost",           "redisx://:s3cret@h",  "rediss://",
+        "redis://", "redis://:s3cret@h:0", "redis://:s3cret@h/x", "unix://run"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(redis_address_read(bad[i], &a, &err), -1);
         assert_null(strstr(err.message, "s3cret"));

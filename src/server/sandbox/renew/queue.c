@@ -1,29 +1,29 @@
 #include "server/sandbox/renew/queue.h"
 
 #include <errno.h>
-#include <hiredis/hiredis.h>
 #include <jansson.h>
+#include <limits.h>
 #include <pthread.h>
 #include <string.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/parse.h"
 #include "fmt/json.h"
 #include "server/sandbox/domain.h"
+#include "server/sandbox/renew/redis.h"
 #include "server/sandbox/renew/renew.h"
 
 // The list is asked ten times a second, so that the end of the server is noticed and an intent
 // waits for nothing that matters to it. An intent that is older than 300 s says nothing any more.
-enum { WAIT_MS = 1000, IDLE_MS = 100, RETRY_FIRST_MS = 500, RETRY_MAX_MS = 10000, PORT = 6379 };
+enum { WAIT_MS = 1000, IDLE_MS = 100, RETRY_FIRST_MS = 500, RETRY_MAX_MS = 10000 };
 enum { STALE_US = 300 * 1000 * 1000, BATCH = 64, KEY_MAX = 512 };
 
 struct renew_queue {
     struct loop *loop;
     struct domain *domain;
     struct redis_address address;
-    char key[KEY_MAX];
+    char key[KEY_MAX], ca_file[PATH_MAX];
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -51,59 +51,6 @@ bool renew_intent_read(const char *text, size_t len, char id[UUID_TEXT_SIZE]) {
     memcpy(id, given, n);
     id[n] = '\0';
     return true;
-}
-
-// ---- the address ----
-
-static int take(char *to, size_t size, const char *from, size_t len) {
-    if (len >= size)
-        return -1;
-    memcpy(to, from, len);
-    to[len] = '\0';
-    return 0;
-}
-
-static int take_login(struct redis_address *a, const char *text, size_t len) {
-    const char *colon = memchr(text, ':', len);
-    size_t user = colon ? (size_t)(colon - text) : 0;
-    const char *password = colon ? colon + 1 : text;
-    return take(a->user, sizeof a->user, text, user) < 0 ||
-                   take(a->password, sizeof a->password, password,
-                        len - (size_t)(password - text)) < 0
-               ? -1
-               : 0;
-}
-
-static int take_place(struct redis_address *a, const char *text) {
-    size_t len = strcspn(text, "/");
-    const char *colon = memchr(text, ':', len);
-    size_t host = colon ? (size_t)(colon - text) : len;
-    uint64_t port = PORT, database = 0;
-    if (!host || take(a->host, sizeof a->host, text, host) < 0 ||
-        (colon && parse_u64n(colon + 1, len - host - 1, 1, 65535, &port) < 0) ||
-        (text[len] && text[len + 1] && parse_u64(text + len + 1, 0, 65535, &database) < 0))
-        return -1;
-    a->port = (int)port;
-    a->database = (int)database;
-    return 0;
-}
-
-int redis_address_read(const char *dsn, struct redis_address *ret, struct error *err) {
-    struct redis_address a = {.port = PORT};
-    int rc = -1;
-    if (strncmp(dsn, "unix://", 7) == 0) {
-        rc = dsn[7] == '/' ? take(a.path, sizeof a.path, dsn + 7, strlen(dsn + 7)) : -1;
-    } else if (strncmp(dsn, "redis://", 8) == 0) {
-        const char *rest = dsn + 8, *at = strrchr(rest, '@');
-        rc = at ? take_login(&a, rest, (size_t)(at - rest)) : 0;
-        rc = rc == 0 ? take_place(&a, at ? at + 1 : rest) : rc;
-    }
-    if (rc < 0)
-        return error_set(err, EINVAL,
-                         "renew_intent.redis.dsn is neither redis://[[user]:password@]host[:port]"
-                         "[/database] nor unix:///path (TLS is not built)");
-    *ret = a;
-    return 0;
 }
 
 // ---- the thread ----
@@ -157,36 +104,39 @@ static void hand(struct renew_queue *q) {
 
 static bool is_fine(redisReply *r) {
     bool fine = r && r->type != REDIS_REPLY_ERROR;
-    if (r)
-        freeReplyObject(r);
+    freeReplyObject(r);
     return fine;
 }
 
-static bool log_in(const struct renew_queue *q, redisContext *c) {
-    const struct redis_address *a = &q->address;
-    if (*a->password && !is_fine(*a->user ? redisCommand(c, "AUTH %s %s", a->user, a->password)
-                                          : redisCommand(c, "AUTH %s", a->password)))
-        return false;
-    return (!a->database || is_fine(redisCommand(c, "SELECT %d", a->database))) &&
-           is_fine(redisCommand(c, "PING"));
+static bool says_yes(struct redis *r, const char *const *words, int count, struct error *err) {
+    return is_fine(redis_ask(r, words, count, err));
 }
 
-static redisContext *dial(struct renew_queue *q) {
-    const struct timeval limit = {.tv_sec = WAIT_MS / 1000, .tv_usec = 0};
+static bool log_in(const struct renew_queue *q, struct redis *r, struct error *err) {
     const struct redis_address *a = &q->address;
-    redisContext *c = *a->path ? redisConnectUnixWithTimeout(a->path, limit)
-                               : redisConnectWithTimeout(a->host, a->port, limit);
-    if (c && !c->err && redisSetTimeout(c, limit) == REDIS_OK && log_in(q, c)) {
+    const char *const login[] = {"AUTH", a->user, a->password}, *const bare[] = {"AUTH",
+                                                                                 a->password};
+    char number[12];
+    (void)snprintf(number, sizeof number, "%d", a->database);
+    const char *const choice[] = {"SELECT", number}, *const ping[] = {"PING"};
+    if (*a->password && !(*a->user ? says_yes(r, login, 3, err) : says_yes(r, bare, 2, err)))
+        return false;
+    return (!a->database || says_yes(r, choice, 2, err)) && says_yes(r, ping, 1, err);
+}
+
+static struct redis *dial(struct renew_queue *q) {
+    struct error err = {0};
+    struct redis *r = redis_open(&q->address, *q->ca_file ? q->ca_file : NULL, WAIT_MS, &err);
+    if (r && log_in(q, r, &err)) {
         log_info("renew_intent renew_event=redis_connected");
         q->told = false;
-        return c;
+        return r;
     }
     if (!q->told)
         log_warning("renew_intent renew_error=\"%s\" renew_event=worker_redis_error; tried again",
-                    c && c->errstr[0] ? c->errstr : "Redis refused the log-in");
+                    err.kind ? err.message : "Redis refused the log-in");
     q->told = true;
-    if (c)
-        redisFree(c);
+    redis_close(r);
     return NULL;
 }
 
@@ -197,15 +147,16 @@ static void add(struct renew_queue *q, const redisReply *r) {
 }
 
 // All that is there, up to a batch. False: the connection is of no use any more.
-static bool read_batch(struct renew_queue *q, redisContext *c) {
+static bool read_batch(struct renew_queue *q, struct redis *redis) {
+    const char *const words[] = {"RPOP", q->key};
     q->count = 0;
     for (size_t i = 0; i < BATCH; i++) {
-        redisReply *r = redisCommand(c, "RPOP %s", q->key);
+        struct error err;
+        redisReply *r = redis_ask(redis, words, 2, &err);
         if (!r || r->type == REDIS_REPLY_ERROR) {
             log_warning("renew_intent renew_error=\"%s\" renew_event=worker_redis_error",
-                        r ? r->str : c->errstr);
-            if (r)
-                freeReplyObject(r);
+                        r ? r->str : err.message);
+            freeReplyObject(r);
             return false;
         }
         bool none = r->type == REDIS_REPLY_NIL;
@@ -217,8 +168,8 @@ static bool read_batch(struct renew_queue *q, redisContext *c) {
     return true;
 }
 
-static void serve(struct renew_queue *q, redisContext *c) {
-    while (!is_stopping(q) && read_batch(q, c)) {
+static void serve(struct renew_queue *q, struct redis *r) {
+    while (!is_stopping(q) && read_batch(q, r)) {
         if (q->count)
             hand(q);
         else
@@ -230,11 +181,11 @@ static void *run(void *arg) {
     struct renew_queue *q = arg;
     int64_t wait_ms = RETRY_FIRST_MS;
     while (!is_stopping(q)) {
-        redisContext *c = dial(q);
-        if (c) {
+        struct redis *r = dial(q);
+        if (r) {
             wait_ms = RETRY_FIRST_MS;
-            serve(q, c);
-            redisFree(c);
+            serve(q, r);
+            redis_close(r);
         }
         pause_for(q, wait_ms);
         wait_ms = wait_ms * 2 < RETRY_MAX_MS ? wait_ms * 2 : RETRY_MAX_MS;
@@ -253,9 +204,12 @@ struct renew_queue *renew_queue_new(struct loop *l, struct domain *d,
     q->loop = l;
     q->domain = d;
     q->task.run = on_batch;
-    if (take(q->key, sizeof q->key, s->key, strlen(s->key)) < 0) {
-        (void)error_set(err, EINVAL, "renew_intent.redis.queue_key is too long");
+    const char *ca = s->ca_file ? s->ca_file : "";
+    if (strlen(s->key) >= sizeof q->key || strlen(ca) >= sizeof q->ca_file) {
+        (void)error_set(err, EINVAL, "renew_intent.redis: queue_key or ca_file is too long");
     } else if (redis_address_read(s->dsn, &q->address, err) == 0) {
+        (void)snprintf(q->key, sizeof q->key, "%s", s->key);
+        (void)snprintf(q->ca_file, sizeof q->ca_file, "%s", ca);
         (void)pthread_mutex_init(&q->lock, NULL);
         (void)pthread_condattr_init(&attr);
         (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

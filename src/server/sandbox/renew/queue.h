@@ -12,8 +12,9 @@
 struct loop;
 struct domain;
 struct renew_queue_settings {
-    const char *dsn; // redis://[[user]:password@]host[:port][/database], or unix:///path
-    const char *key; // of the list
+    const char *dsn;     // redis_address_read()
+    const char *key;     // of the list
+    const char *ca_file; // of the authorities of rediss://; NULL: the system's
 };
 
 struct renew_queue;
@@ -26,11 +27,5 @@ void renew_queue_free(struct renew_queue *q);
 // One intent: a JSON object with sandbox_id and observed_at (RFC 3339). False: it is none, or too
 // old. For tests. Any thread.
 bool renew_intent_read(const char *text, size_t len, char id[UUID_TEXT_SIZE]);
-// "host", port and so on of a dsn; for tests. Start-up.
-struct redis_address {
-    char host[256], path[108], user[128], password[256];
-    int port, database;
-};
-int redis_address_read(const char *dsn, struct redis_address *ret, struct error *err);
 
 #endif
