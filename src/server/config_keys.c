@@ -94,7 +94,9 @@ const struct config_key config_keys[] = {
     TEXT("runtime", "execd_path", execd_path, CONFIG_PATH, NULL, NULL,
          "the execd to put into sandboxes; unset: the one installed beside the server"),
     TEXT("runtime", "execd_image", execd_image, 0, NULL, NULL,
-         "docker: image whose /execd and /bootstrap.sh go into sandboxes; unset: execd_path"),
+         "docker: image whose /execd and /bootstrap.sh go into sandboxes, /execd.exe and "
+         "/install.bat "
+         "into Windows guests; unset: execd_path, and no such guests"),
     UNUSED("runtime", "execd_run_as_init", "execd is always the init"),
 
     TEXT("oci", "state_dir", state_dir, CONFIG_PATH | CONFIG_REQUIRED, "/var/lib/opensandbox", NULL,

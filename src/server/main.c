@@ -330,11 +330,14 @@ static void open_console(struct server *s) {
                     (long long)s->config->console_port, err.message);
 }
 
-// What the runtime can do, less what this host has no program for.
+// What the runtime can do, less what this server has no program for.
 static unsigned features(const struct server *s) {
     unsigned all = s->runtime->ops->features;
     bool egress = is_docker(s->config) ? s->config->egress_image != NULL : *s->egress != 0;
-    return egress ? all : all & ~(unsigned)RUNTIME_NETWORK_POLICY;
+    bool execd_image = s->config->execd_image && *s->config->execd_image;
+    if (!egress)
+        all &= ~(unsigned)RUNTIME_NETWORK_POLICY;
+    return execd_image ? all : all & ~(unsigned)RUNTIME_WINDOWS;
 }
 
 static int open_http(struct server *s, struct error *err) {

@@ -11,7 +11,8 @@ import xml.etree.ElementTree as ET
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("OPENSANDBOX_BUILD", ROOT / "build"))
 UNITS = BUILD / "test/tests/unit"
-E2E = {"E": "tests/e2e/test_docker.py", "G": "tests/e2e/test_docker_engine.py", "A": "tests/e2e/test_adopt.py", "S": "tests/e2e/test_egress_engine.py"}
+E2E = {"E": "tests/e2e/test_docker.py", "G": "tests/e2e/test_docker_engine.py", "A": "tests/e2e/test_adopt.py", "S": "tests/e2e/test_egress_engine.py",
+       "F": "tests/e2e/test_docker_fake.py"}
 ROWS = [f"B{n}" for n in range(1, 35)]
 
 
@@ -27,7 +28,7 @@ def rows():
 
 def references(text):
     """(letter, name) of every test that a row names."""
-    return {(letter, name) for letter, names in re.findall(r"\b([UELGAS]) ((?:`\w[\w./]*`(?:, )?)+)", text) for name in re.findall("`([^`]+)`", names)}
+    return {(letter, name) for letter, names in re.findall(r"\b([UELGASF]) ((?:`\w[\w./]*`(?:, )?)+)", text) for name in re.findall("`([^`]+)`", names)}
 
 
 def places(text):

@@ -233,6 +233,22 @@ static void lower(const char *text, char *out, size_t size) {
     out[n] = 0;
 }
 
+static int check_guest(const struct api *a, const struct create_form *f, struct error *err) {
+    if (!(a->features & RUNTIME_WINDOWS))
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "platform.os: this server has nothing to start Windows guests with; "
+                            "runtime.type = \"docker\" has, with a runtime.execd_image that holds "
+                            "/install.bat and /execd.exe");
+    if (!is_blank(f->snapshot))
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "platform.os: no snapshot holds a Windows guest; start from an image");
+    if (f->has_policy) // docs/network-policy.md: who could change the rules has no policy
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "networkPolicy: the container of a Windows guest needs NET_ADMIN, with "
+                            "which it could take the policy away; leave it out");
+    return 0;
+}
+
 // The host's own platform, or none (architecture.md section 5).
 static int check_platform(const struct api *a, struct create_form *f, struct error *err) {
     char os[32], arch[32];
@@ -247,11 +263,10 @@ static int check_platform(const struct api *a, struct create_form *f, struct err
         return error_server(err, ERR_INVALID_PARAMETER, "platform.arch must be amd64 or arm64");
     (void)uname(&host);
     const char *own = strcmp(host.machine, "aarch64") == 0 ? "arm64" : "amd64";
-    bool any = a->features & RUNTIME_PLATFORM;
-    if (any && strcmp(os, "linux") != 0)
-        return error_server(err, ERR_INVALID_PARAMETER,
-                            "platform.os: windows guests are not supported by this runtime yet");
-    if (!any && (strcmp(os, "linux") != 0 || strcmp(arch, own) != 0))
+    bool any = a->features & RUNTIME_PLATFORM, windows = strcmp(os, "windows") == 0;
+    if (windows && check_guest(a, f, err) < 0)
+        return -1;
+    if (!any && !windows && strcmp(arch, own) != 0)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "platform: this host runs linux/%s only, not %s/%s", own, os, arch);
     f->spec->platform_os = strdup(os);
@@ -290,26 +305,89 @@ static int check_gpu(const struct api *a, struct create_form *f, struct error *e
     return 0;
 }
 
-static int check_limits(const struct api *a, struct create_form *f, struct error *err) {
-    static const char *const later[] = {"disk", "storage", "ephemeral-storage"};
-    const char *cpu = pairs_get(&f->limits, "cpu"), *memory = pairs_get(&f->limits, "memory");
-    const char *pids = pairs_get(&f->limits, "pids");
-    if (cpu && parse_cpu(cpu, &f->spec->cpu_millis) < 0)
-        return error_server(
-            err, ERR_INVALID_PARAMETER,
-            "resourceLimits.cpu: \"%.40s\" is no number of cores such as 2, 0.5 or 500m", cpu);
+// Sizes of Windows guests (docker-runtime.md 8.1), in whole GiB, rounded up: "64G", "8192Mi".
+static int parse_gib(const char *text, uint64_t *ret) {
+    static const struct {
+        char unit;
+        uint64_t times, parts;
+    } units[] = {{'m', 1, 1024}, {'g', 1, 1}, {'t', 1024, 1}};
+    char size[32];
+    uint64_t n = 0;
+    lower(text, size, sizeof size);
+    size_t digits = strspn(size, "0123456789");
+    const char *unit = size + digits + strspn(size + digits, " ");
+    const char *rest = *unit ? unit + 1 : unit;
+    if (parse_u64n(size, digits, 1, 1 << 20, &n) < 0 ||
+        (*rest && strcmp(rest, "i") != 0 && strcmp(rest, "b") != 0))
+        return -1;
+    for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+        if (units[i].unit == *unit) {
+            *ret = (n * units[i].times + units[i].parts - 1) / units[i].parts;
+            return 0;
+        }
+    }
+    return -1;
+}
+
+static int guest_size(const struct create_form *f, const char *name, uint64_t least,
+                      uint64_t *ret_bytes, struct error *err) {
+    const char *text = pairs_get(&f->limits, name);
+    uint64_t gib = 0;
+    if (!text)
+        return 0;
+    if (parse_gib(text, &gib) < 0)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.%s: \"%.40s\" is no size of a Windows guest such as 8G "
+                            "or 8192Mi",
+                            name, text);
+    if (gib < least)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "resourceLimits.%s: \"%.40s\" is too little for a Windows guest, which "
+                            "needs %lluG",
+                            name, text, (unsigned long long)least);
+    *ret_bytes = gib << 30;
+    return 0;
+}
+
+static const char *const disks[] = {"ephemeral-storage", "storage", "disk"}; // the last one counts
+
+static int check_guest_limits(struct create_form *f, struct error *err) {
+    enum { CPU_MILLIS = 2000, MEMORY_GIB = 4, DISK_GIB = 64 };
+    int r = guest_size(f, "memory", MEMORY_GIB, &f->spec->memory_bytes, err);
+    for (size_t i = 0; i < ARRAY_SIZE(disks) && !r; i++)
+        r = guest_size(f, disks[i], DISK_GIB, &f->spec->disk_bytes, err);
+    if (!r && f->spec->cpu_millis && f->spec->cpu_millis < CPU_MILLIS)
+        r = error_server(err, ERR_INVALID_PARAMETER,
+                         "resourceLimits.cpu: \"%.40s\" is too little for a Windows guest, which "
+                         "needs 2",
+                         pairs_get(&f->limits, "cpu"));
+    return r;
+}
+
+static int check_sizes(struct create_form *f, struct error *err) {
+    const char *memory = pairs_get(&f->limits, "memory");
     if (memory && parse_memory(memory, &f->spec->memory_bytes) < 0)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "resourceLimits.memory: \"%.40s\" is no size such as 512Mi or 2Gi",
                             memory);
+    for (size_t i = 0; i < ARRAY_SIZE(disks); i++)
+        if (pairs_get(&f->limits, disks[i]))
+            return error_server(err, ERR_INVALID_PARAMETER,
+                                "resourceLimits.%s is not supported by this runtime", disks[i]);
+    return 0;
+}
+
+static int check_limits(const struct api *a, struct create_form *f, struct error *err) {
+    const char *cpu = pairs_get(&f->limits, "cpu"), *pids = pairs_get(&f->limits, "pids");
+    if (cpu && parse_cpu(cpu, &f->spec->cpu_millis) < 0)
+        return error_server(
+            err, ERR_INVALID_PARAMETER,
+            "resourceLimits.cpu: \"%.40s\" is no number of cores such as 2, 0.5 or 500m", cpu);
     if (pids && parse_u64(pids, 1, 4194304, &f->spec->pids) < 0)
         return error_server(err, ERR_INVALID_PARAMETER,
                             "resourceLimits.pids: \"%.40s\" is no number from 1 to 4194304", pids);
-    for (size_t i = 0; i < ARRAY_SIZE(later); i++)
-        if (pairs_get(&f->limits, later[i]))
-            return error_server(err, ERR_INVALID_PARAMETER,
-                                "resourceLimits.%s is not supported by this runtime", later[i]);
-    return check_gpu(a, f, err);
+    int r = spec_is_windows(f->spec) ? check_guest_limits(f, err) : check_sizes(f, err);
+    return r ? r : check_gpu(a, f, err);
 }
 
 // OPENSANDBOX_EGRESS_* is for egress: known names go to it where there is a policy, others are

@@ -198,7 +198,7 @@ struct way {
 static int find_way(struct http_exchange *x, const struct sandbox *sb, unsigned port, bool trusted,
                     struct way *ret) {
     const struct domain *d = api_of(x)->domain;
-    bool relay = port != EXECD_PORT && port != EGRESS_PORT && lifecycle_relays(d);
+    bool relay = port != EXECD_PORT && port != EGRESS_PORT && lifecycle_relays(d, sb, port);
     const char *behind = relay ? arena_printf(x->arena, "/proxy/%u", port) : "";
     ret->port = relay ? EXECD_PORT : port;
     ret->target = arena_printf(x->arena, "%s%s%s%s", behind ? behind : "", *x->rest ? x->rest : "/",

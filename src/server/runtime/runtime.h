@@ -71,7 +71,8 @@ enum runtime_feature {
     RUNTIME_PLATFORM = 1 << 2, // other platforms than the host's
     RUNTIME_GPU = 1 << 3,
     RUNTIME_OSSFS = 1 << 4,
-    RUNTIME_NETWORK_POLICY = 1 << 5 // egress stands before it, closed whenever it is not there
+    RUNTIME_NETWORK_POLICY = 1 << 5, // egress stands before it, closed whenever it is not there
+    RUNTIME_WINDOWS = 1 << 6         // Windows guests, whatever the host's platform
 };
 
 struct runtime_found { // what really exists, for reconcile
@@ -102,8 +103,8 @@ struct runtime_ops {
     bool (*image_ready)(struct runtime *r, const struct image_request *q, struct image_info *ret);
     // A hint from the loop that a provision comes soon (oci-runtime.md 8.1). May be NULL.
     void (*expect)(struct runtime *r);
-    // Done when execd has answered. On failure nothing is left behind; with EHOSTDOWN nothing was
-    // even begun, since who would do it is not there: no destroy is needed.
+    // Done when execd has answered, or a Windows guest's machine runs. On failure nothing is left
+    // behind; with EHOSTDOWN nothing was even begun for want of who would do it: no destroy then.
     int (*provision)(struct runtime *r, const struct provision_request *q,
                      struct provision_result *ret, struct error *err);
     int (*destroy)(struct runtime *r, const char *id,
@@ -131,8 +132,8 @@ struct runtime_ops {
     // A connected, non-blocking stream socket to a port of the sandbox, in microseconds. EXECD_PORT
     // means execd, EGRESS_PORT the API of its egress (ENOTCONN: it has none).
     int (*dial)(struct runtime *r, const char *id, unsigned port, int *ret_fd, struct error *err);
-    // dial() reaches these two alone, others are behind execd's /proxy/{port}. May be NULL: no.
-    bool (*relays)(const struct runtime *r);
+    // dial() does not reach this port: it is behind execd's /proxy/{port}. Loop. NULL: it does.
+    bool (*relays)(const struct runtime *r, const struct sandbox_spec *spec, unsigned port);
     // Tells of ends from now on. Loop thread.
     void (*watch)(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg);
     // What is not as asked while it runs, a static text; NULL: nothing. Loop thread. May be NULL.

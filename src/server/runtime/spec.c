@@ -161,6 +161,10 @@ bool spec_entrypoint_idles(const struct sandbox_spec *s) {
     return true;
 }
 
+bool spec_is_windows(const struct sandbox_spec *s) {
+    return s->platform_os && strcmp(s->platform_os, "windows") == 0;
+}
+
 int spec_set_entrypoint(struct sandbox_spec *s, char *const *words, size_t count) {
     entrypoint_clear(s);
     s->entrypoint = calloc(count + 1, sizeof *s->entrypoint);
@@ -190,6 +194,7 @@ static const struct member spec_members[] = {
     SPEC(platform_os, MEMBER_TEXT),    SPEC(platform_arch, MEMBER_TEXT),
     SPEC(secure_access, MEMBER_BOOL),  SPEC(gpus, MEMBER_COUNT),
     SPEC(network_policy, MEMBER_TEXT), SPEC(egress_env, MEMBER_PAIRS),
+    SPEC(disk_bytes, MEMBER_COUNT),
 };
 #define VOLUME(name, type)                                                                         \
     { #name, type, offsetof(struct volume_spec, name) }

@@ -51,6 +51,7 @@ struct sandbox_spec {
     uint64_t memory_bytes;             // 0: no limit
     uint64_t pids;                     // 0: the configured default
     uint64_t gpus;                     // 0: none; SPEC_GPUS_ALL
+    uint64_t disk_bytes;               // 0: not asked for; of a Windows guest alone
     char *platform_os, *platform_arch; // NULL: not asked for
     bool secure_access;
     struct volume_spec *volumes;
@@ -66,6 +67,7 @@ void spec_unref(struct sandbox_spec *s); // NULL is fine
 // `["tail","-f","/dev/null"]`, which clients send by default and execd idles for instead of running
 // it.
 bool spec_entrypoint_idles(const struct sandbox_spec *s);
+bool spec_is_windows(const struct sandbox_spec *s); // a guest in a Linux container
 // Copies; what was there goes. -1: no memory.
 int spec_set_entrypoint(struct sandbox_spec *s, char *const *words, size_t count);
 // The stored form (not the wire form). spec_from_json() refuses what spec_to_json() would not have

@@ -111,9 +111,9 @@ static int call_submit(struct call *c, struct error *err) {
     return error_server(err, ERR_OVERLOADED, "the workers' queue is full");
 }
 
-bool lifecycle_relays(const struct domain *d) {
+bool lifecycle_relays(const struct domain *d, const struct sandbox *sb, unsigned port) {
     const struct runtime *r = d->settings.runtime;
-    return r->ops->relays && r->ops->relays(r);
+    return r->ops->relays && r->ops->relays(r, sb->spec, port);
 }
 
 void lifecycle_dial(struct domain *d, const char *id, unsigned port,

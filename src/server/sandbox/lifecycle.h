@@ -87,7 +87,7 @@ void lifecycle_patch_metadata(struct domain *d, const char *id, const struct pai
 void lifecycle_dial(struct domain *d, const char *id, unsigned port,
                     void (*done)(int fd, const struct error *err, void *arg), void *arg);
 // Dials reach EXECD_PORT alone: HTTP to other ports goes through execd's /proxy/{port}.
-bool lifecycle_relays(const struct domain *d);
+bool lifecycle_relays(const struct domain *d, const struct sandbox *sb, unsigned port);
 // Calls back when the sandbox has left Pending (sb, or NULL when it is gone) or after 10 s (sb
 // still Pending).
 struct hold *lifecycle_hold(struct domain *d, const char *id,

@@ -195,7 +195,8 @@ static int f_snapshot_remove(struct runtime *r, const char *snapshot_id, const c
     pthread_mutex_unlock(&f->lock);
     return busy ? error_set(err, EBUSY, "in use") : 0;
 }
-static bool f_relays(const struct runtime *r) {
+static bool f_relays(const struct runtime *r, const struct sandbox_spec *spec, unsigned port) {
+    (void)spec, (void)port;
     return ((const struct fake *)r)->relay;
 }
 static const char *f_notice(const struct runtime *r, const struct sandbox_spec *spec) {

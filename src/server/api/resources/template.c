@@ -87,7 +87,14 @@ struct sandbox_spec *template_read(const struct api *a, const struct place *at,
         (void)error_server(err, ERR_INVALID_PARAMETER,
                            "template: image.auth is not kept; pull the image first "
                            "(opensandbox-server image pull)");
-    else if (create_check(a, &f, err) == 0)
+    else if (create_check(a, &f, err) < 0)
+        ;
+    else if (spec_is_windows(f.spec))
+        (void)error_server(
+            err, ERR_INVALID_PARAMETER,
+            "template: a Windows guest boots for minutes after its start, so none is "
+            "kept ready; create it without a pool");
+    else
         spec = spec_ref(f.spec);
     create_form_clear(&f);
     json_decref(body);

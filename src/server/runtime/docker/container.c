@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "fmt/json.h"
 #include "server/errors.h"
+#include "server/runtime/docker/windows/windows.h"
 
 enum { NANOS_PER_MILLI = 1000000 };
 
@@ -67,7 +68,7 @@ static void add_variable(json_t *env, const char *name, const char *value) {
     json_array_append_new(env, json_sprintf("%s=%s", name, value));
 }
 
-static bool is_named(const char *assignment, const char *name) {
+bool docker_assigns(const char *assignment, const char *name) {
     size_t n = strlen(name);
     return strncmp(assignment, name, n) == 0 && assignment[n] == '=';
 }
@@ -76,7 +77,7 @@ static bool sets(const json_t *env, const char *name) {
     size_t i;
     const json_t *one;
     json_array_foreach(env, i, one) {
-        if (is_named(json_string_value(one), name))
+        if (docker_assigns(json_string_value(one), name))
             return true;
     }
     return false;
@@ -102,7 +103,7 @@ static json_t *environment_of(struct docker *d, const struct provision_request *
     for (docker_list p = d->settings.sandbox_env; p && *p; p++) { // the request's go over them
         bool again = false;
         for (size_t i = 0; i < request->count; i++)
-            again |= is_named(*p, request->items[i].name);
+            again |= docker_assigns(*p, request->items[i].name);
         if (!again)
             json_array_append_new(env, json_string(*p));
     }
@@ -228,5 +229,7 @@ json_t *docker_container_body(struct docker *d, const struct provision_request *
     }
     if (d->publish && !*place->sidecar)
         json_object_set_new(body, "ExposedPorts", json_pack("{s:{}}", "44772/tcp"));
+    if (spec_is_windows(q->spec) && windows_shape(d, q->spec, body, err))
+        json_decref(TAKE_PTR(body));
     return body;
 }

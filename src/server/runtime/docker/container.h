@@ -13,7 +13,8 @@ struct container_place {
 json_t *docker_container_body(struct docker *d, const struct provision_request *q,
                               const char *image, const json_t *inherited, json_t *binds,
                               const struct container_place *place, struct error *err);
-json_t *docker_log_config(const struct docker *d); // bounded
+bool docker_assigns(const char *assignment, const char *name); // "name=..."
+json_t *docker_log_config(const struct docker *d);             // bounded
 json_t *docker_owner_labels(const struct docker *d,
                             const char *id); // of everything that a sandbox has on the engine
 

@@ -14,7 +14,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "http/client.h"
-#include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/windows/windows.h"
 #include "server/runtime/inside.h"
 
 enum {
@@ -122,12 +122,21 @@ static int dial_inside(int net, uint32_t address, unsigned port, struct error *e
     return fd >= 0 ? fd : connect_inside(net, htonl(INADDR_LOOPBACK), port, err);
 }
 
+static int dial_guest(const struct box *b, unsigned port, struct error *err) {
+    int i = windows_port_index(port);
+    if (i < 0 || !b->guest_ports[i])
+        return error_set(err, ENOTSUP, "port %u of a Windows guest is not published", port);
+    return connect_outside(b->host, b->guest_ports[i], err);
+}
+
 int docker_dial_box(struct docker *d, const struct box *b, unsigned port, int *ret_fd,
                     struct error *err) {
     int fd;
     if (port == EGRESS_PORT && !b->policy)
         return error_set(err, ENOTCONN, "the sandbox has no network policy");
-    if (port == EGRESS_PORT && b->egress_port)
+    if (b->guest)
+        fd = dial_guest(b, port, err);
+    else if (port == EGRESS_PORT && b->egress_port)
         fd = connect_outside(b->host, b->egress_port, err);
     else if (port == EXECD_PORT && b->port)
         fd = connect_outside(b->host, b->port, err);

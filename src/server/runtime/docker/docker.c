@@ -12,10 +12,12 @@
 #include "fmt/json.h"
 #include "server/runtime/docker/adopt/adopt.h"
 #include "server/runtime/docker/bridge/rules.h"
+#include "server/runtime/docker/execd.h"
 #include "server/runtime/docker/inspect/examine.h"
 #include "server/runtime/docker/inspect/facts.h"
 #include "server/runtime/docker/internal.h"
 #include "server/runtime/docker/sidecar/sidecar.h"
+#include "server/runtime/docker/windows/windows.h"
 
 enum { SECCOMP_MAX = 1024 * 1024, PIDS_DEFAULT = 4096, START_MS = 30000 };
 
@@ -53,15 +55,14 @@ static int check_engine(struct docker *d, struct error *err) {
 
 // A foreign execd knows no token: who reaches its port runs commands.
 static int check_foreign(const struct docker *d, struct error *err) {
-    const char *host = d->settings.publish_host;
     if (!d->foreign_execd)
         return 0;
-    if (d->publish && strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0)
+    if (d->publish && docker_publishes_openly(d))
         return error_set(err, EINVAL,
                          "runtime.execd_image: the execd in \"%.200s\" knows no token, and "
                          "docker.publish_host %.60s would show it to the network; publish it on a "
                          "loopback address, or leave runtime.execd_image out",
-                         d->settings.execd_image, host);
+                         d->settings.execd_image, d->settings.publish_host);
     log_warning("runtime.execd_image: the execd in %s knows no token; this server's proxy asks for "
                 "it, nobody else does",
                 d->settings.execd_image);
@@ -111,7 +112,8 @@ static int docker_sweep(struct runtime *r, struct error *err) {
 }
 static int ensure_image(struct runtime *r, const struct image_request *q, struct image_info *ret,
                         struct error *err) {
-    return docker_image_ensure(self(r), q, ret, err);
+    bool windows = q->os && strcmp(q->os, "windows") == 0;
+    return windows && windows_check(self(r), err) ? -1 : docker_image_ensure(self(r), q, ret, err);
 }
 static bool image_ready(struct runtime *r, const struct image_request *q, struct image_info *ret) {
     return docker_image_ready(self(r), q, ret);
@@ -154,10 +156,12 @@ static int logs(struct runtime *r, const char *id, struct strbuf *ret, struct er
 static int facts(struct runtime *r, const char *id, struct pairs *ret, struct error *err) {
     return docker_facts(self(r), id, ret, err);
 }
-// Limits that were asked for and are not there are never kept quiet (docker-runtime.md, decision
-// 6).
+// What was asked for and is not there is never kept quiet (docker-runtime.md, decision 6).
 static const char *notice(const struct runtime *r, const struct sandbox_spec *s) {
     const struct docker *d = (const struct docker *)r;
+    if (spec_is_windows(s))
+        return s->gpus ? "A Windows guest has no GPU of the host: resourceLimits.gpu has no effect."
+                       : NULL;
     return d->no_limits && (s->memory_bytes || s->cpu_millis || s->pids)
                ? "The engine cannot limit memory, processor or processes on this host: "
                  "resourceLimits have no effect (docker.limits = \"best_effort\")."
@@ -167,8 +171,8 @@ static int dial(struct runtime *r, const char *id, unsigned port, int *ret_fd, s
     return docker_dial(self(r), id, port, ret_fd, err);
 }
 
-static bool relays(const struct runtime *r) {
-    return ((const struct docker *)r)->publish;
+static bool relays(const struct runtime *r, const struct sandbox_spec *s, unsigned port) {
+    return spec_is_windows(s) ? windows_port_index(port) < 0 : ((const struct docker *)r)->publish;
 }
 
 static void watch(struct runtime *r, struct loop *l, runtime_event_fn *event, void *arg) {
@@ -206,7 +210,7 @@ static const struct runtime_ops ops = {.name = "docker",
                                        .code_prefix = "DOCKER",
                                        .features = RUNTIME_PAUSE | RUNTIME_PLATFORM | RUNTIME_GPU |
                                                    RUNTIME_NAMED_VOLUMES | RUNTIME_OSSFS |
-                                                   RUNTIME_NETWORK_POLICY,
+                                                   RUNTIME_NETWORK_POLICY | RUNTIME_WINDOWS,
                                        .start = docker_start,
                                        .list = docker_list_all,
                                        .adopt = docker_adopt,

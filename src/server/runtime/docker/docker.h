@@ -26,7 +26,8 @@ struct docker_settings {
     struct engine_settings engine; // from the environment: docker_engine_of_environment()
     const char *instance;          // store_instance(): 8 lower-case hex digits
     const char *execd_path;        // the static binary that is put into a volume of the engine
-    const char *execd_image;       // NULL: none; else an image with it (and /bootstrap.sh) instead
+    const char *execd_image;       // NULL: none; else an image with it (and /bootstrap.sh) instead;
+                                   // /install.bat and /execd.exe of it start Windows guests
     const char *network_mode;    // NULL: our own bridge "opensandbox"; else "bridge", "host", or a
                                  // network's name
     enum docker_publish publish; // of execd's port on the engine's host

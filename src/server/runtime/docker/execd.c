@@ -13,9 +13,9 @@
 #include "fmt/json.h"
 #include "fmt/tar.h"
 #include "server/errors.h"
-#include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/execd.h"
 
-enum { EXECD_MAX = 64 * 1024 * 1024, TAG_HEX = 16, FILES_MAX = 2, TAR_BLOCK = 512 };
+enum { TAG_HEX = 16, FILES_MAX = 2, TAR_BLOCK = 512 };
 
 #define EXECD_IMAGE  "opensandbox/execd"
 #define LABEL_EXECD  LABEL "execd"        // of an image: "init" when its execd is ours
@@ -37,7 +37,7 @@ struct filling {
 static struct strbuf *add_file(struct filling *f, const char *name) {
     struct file *file = &f->files[f->count++];
     file->name = name;
-    strbuf_init(&file->data, EXECD_MAX);
+    strbuf_init(&file->data, EXECD_FILE_MAX);
     return &file->data;
 }
 
@@ -63,7 +63,7 @@ static int import_image(struct filling *f, struct error *err) {
     cleanup_json json_t *there = NULL;
     char path[ENGINE_PATH_MAX];
     struct strbuf archive cleanup_strbuf;
-    strbuf_init(&archive, EXECD_MAX + 65536);
+    strbuf_init(&archive, EXECD_FILE_MAX + 65536);
     if (engine_get(f->d->engine, &there, err, "/images/%s/json", f->image) == 0)
         return 0;
     if (err->kind != ENOENT)
@@ -81,23 +81,31 @@ static int import_image(struct filling *f, struct error *err) {
 
 // ---- the volume ----
 
-static int make_helper(struct filling *f, struct error *err) {
+int docker_helper_make(struct docker *d, const char *image, const char *bind,
+                       char ret_container[CONTAINER_ID_SIZE], struct error *err) {
     char path[ENGINE_PATH_MAX], word[13];
     cleanup_json json_t *reply = NULL;
     random_hex(word, 12);
     (void)snprintf(path, sizeof path, "/containers/create?name=sandbox-execd-%s", word);
-    cleanup_json json_t *body =
-        json_pack("{s:s,s:[s],s:{s:s},s:{s:s,s:[o]}}", "Image", f->image, "Cmd", "/execd", "Labels",
-                  LABEL_SERVER, f->d->settings.instance, "HostConfig", "NetworkMode", "none",
-                  "Binds", json_sprintf("%s:" HELPER_MOUNT, f->d->execd_volume));
+    cleanup_json json_t *body = json_pack(
+        "{s:s,s:[s],s:{s:s},s:{s:s,s:[s*]}}", "Image", image, "Cmd", "/execd", "Labels",
+        LABEL_SERVER, d->settings.instance, "HostConfig", "NetworkMode", "none", "Binds", bind);
     const struct engine_call c = {.method = "POST", .path = path, .body = body};
-    if (engine_do(f->d->engine, &c, &reply, err))
+    if (engine_do(d->engine, &c, &reply, err))
         return error_wrap(err, "container to bring execd");
     const char *id = json_string_value(json_object_get(reply, "Id"));
-    if (!id || strlen(id) >= sizeof f->helper)
+    if (!id || strlen(id) >= CONTAINER_ID_SIZE)
         return error_set(err, EPROTO, "the engine tells no id of the container to bring execd");
-    (void)snprintf(f->helper, sizeof f->helper, "%s", id);
+    (void)snprintf(ret_container, CONTAINER_ID_SIZE, "%s", id);
     return 0;
+}
+
+void docker_helper_remove(struct docker *d, const char *container) {
+    char path[ENGINE_PATH_MAX];
+    struct error undo;
+    (void)snprintf(path, sizeof path, "/containers/%s?force=1", container);
+    const struct engine_call c = {.method = "DELETE", .path = path};
+    (void)engine_do(d->engine, &c, NULL, &undo); // the next start's sweep finds it by its label
 }
 
 static int collect(void *arg, const char *data, size_t len) {
@@ -105,13 +113,13 @@ static int collect(void *arg, const char *data, size_t len) {
 }
 
 // A file of the helper's container, as the archive that the engine makes of it.
-static int get(struct filling *f, const char *path_inside, struct strbuf *archive,
-               struct error *err) {
+static int get(struct docker *d, const char *helper, const char *path_inside,
+               struct strbuf *archive, struct error *err) {
     char path[ENGINE_PATH_MAX];
-    strbuf_init(archive, EXECD_MAX + 65536);
-    (void)snprintf(path, sizeof path, "/containers/%s/archive?path=%s", f->helper, path_inside);
+    strbuf_init(archive, EXECD_FILE_MAX + 65536);
+    (void)snprintf(path, sizeof path, "/containers/%s/archive?path=%s", helper, path_inside);
     const struct engine_call c = {.method = "GET", .path = path, .piece = collect, .arg = archive};
-    return engine_do(f->d->engine, &c, NULL, err);
+    return engine_do(d->engine, &c, NULL, err);
 }
 
 // The volume may hold it already, whole: sandboxes use it then, and it is left alone.
@@ -122,7 +130,7 @@ static int is_whole(struct filling *f, bool *ret, struct error *err) {
         char path[64];
         const struct strbuf *want = &f->files[i].data;
         (void)snprintf(path, sizeof path, HELPER_MOUNT "/%s", f->files[i].name);
-        if (get(f, path, &archive, err))
+        if (get(f->d, f->helper, path, &archive, err))
             return err->kind == ENOENT || err->kind == ECANCELED ? engine_forgive(err) : -1;
         if (!memmem(archive.data, archive.len, want->data, want->len))
             return 0;
@@ -135,7 +143,7 @@ static int put(struct filling *f, struct error *err) {
     char path[ENGINE_PATH_MAX];
     struct strbuf archive cleanup_strbuf;
     int r = 0;
-    strbuf_init(&archive, FILES_MAX * (EXECD_MAX + 65536));
+    strbuf_init(&archive, FILES_MAX * (EXECD_FILE_MAX + 65536));
     for (size_t i = 0; i < f->count && !r; i++)
         r = tar_add_file(&archive, f->files[i].name, 0755, f->files[i].data.data,
                          f->files[i].data.len);
@@ -189,18 +197,22 @@ static int unpack(const struct strbuf *archive, struct strbuf *ret) {
     return -1;
 }
 
+int docker_helper_read(struct docker *d, const char *container, const char *file,
+                       struct strbuf *ret, struct error *err) {
+    struct strbuf archive cleanup_strbuf;
+    if (get(d, container, file, &archive, err))
+        return -1;
+    return unpack(&archive, ret) ? error_set(err, EPROTO, "it is no regular file, or empty") : 0;
+}
+
 static int read_from_image(struct filling *f, struct error *err) {
     static const char *const names[FILES_MAX] = {"execd", "bootstrap.sh"};
     for (size_t i = 0; i < (f->d->foreign_execd ? FILES_MAX : 1); i++) {
-        struct strbuf archive cleanup_strbuf;
         char path[64];
         (void)snprintf(path, sizeof path, "/%s", names[i]);
-        if (get(f, path, &archive, err))
+        if (docker_helper_read(f->d, f->helper, path, add_file(f, names[i]), err))
             return error_wrap(err, "runtime.execd_image %s: /%s", f->d->settings.execd_image,
                               names[i]);
-        if (unpack(&archive, add_file(f, names[i])))
-            return error_set(err, EPROTO, "runtime.execd_image %s: /%s is no regular file",
-                             f->d->settings.execd_image, names[i]);
     }
     return 0;
 }
@@ -222,16 +234,15 @@ static int fill_volume(struct filling *f, struct error *err) {
 }
 
 static int fill(struct filling *f, struct error *err) {
-    char path[ENGINE_PATH_MAX];
-    struct error undo;
+    char bind[VOLUME_NAME_SIZE + sizeof HELPER_MOUNT];
     bool own = !f->d->settings.execd_image;
-    if ((own ? read_binary(f, err) || import_image(f, err) : find_image(f, err)) ||
-        make_helper(f, err))
+    if (own ? read_binary(f, err) || import_image(f, err) : find_image(f, err))
+        return -1;
+    (void)snprintf(bind, sizeof bind, "%s:" HELPER_MOUNT, f->d->execd_volume);
+    if (docker_helper_make(f->d, f->image, bind, f->helper, err))
         return -1;
     int r = fill_volume(f, err);
-    (void)snprintf(path, sizeof path, "/containers/%s?force=1", f->helper);
-    const struct engine_call c = {.method = "DELETE", .path = path};
-    (void)engine_do(f->d->engine, &c, NULL, &undo); // the next start's sweep finds it by its label
+    docker_helper_remove(f->d, f->helper);
     return r;
 }
 

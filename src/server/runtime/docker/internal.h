@@ -13,7 +13,8 @@ enum {
     CONTAINER_ID_SIZE = 80,
     CONTAINER_NAME_SIZE = 64,
     VOLUME_NAME_SIZE = 64,
-    DOCKER_HOST_SIZE = 256
+    DOCKER_HOST_SIZE = 256,
+    GUEST_PORTS = 4
 };
 
 #define LABEL            "opensandbox.io/"
@@ -37,6 +38,8 @@ struct box {
     char host[DOCKER_HOST_SIZE];       // where `port` is published
     unsigned port;                     // of execd, published or on the host's network; 0: neither
     unsigned egress_port;              // of its sidecar's API, published; 0: not
+    bool guest;                        // a Windows guest, reached at these alone:
+    unsigned guest_ports[GUEST_PORTS]; // where windows_ports are published; 0: not
     bool policy;                       // it has a sidecar, which keeps its network policy
     bool volumes;                      // it has volumes of its own on the engine
     bool running;                      // its create is over: its end is told
@@ -103,8 +106,7 @@ int docker_image_ensure(struct docker *d, const struct image_request *q, struct 
                         struct error *err);
 bool docker_image_ready(struct docker *d, const struct image_request *q, struct image_info *ret);
 void docker_image_forget(struct docker *d); // what is ready may have changed
-// What a container would have of its image and must not: {"labels": [name], "env": [name]}, a new
-// reference.
+// What a container must not have of its image: {"labels": [name], "env": [name]}, a new reference.
 int docker_image_inherited(struct docker *d, const char *image, json_t **ret, struct error *err);
 void docker_image_clear(struct docker *d);
 
@@ -115,10 +117,8 @@ int docker_snapshot_find(struct docker *d, const char *snapshot_id, char *ret_ar
                          struct error *err);
 int docker_snapshot_remove(struct docker *d, const char *snapshot_id, struct error *err);
 
-// ---- execd.c ----
-int docker_execd_prepare(struct docker *d, struct error *err);
-
 // ---- network.c ----
+bool docker_publishes_openly(const struct docker *d); // to the network, not to this host alone
 int docker_network_prepare(struct docker *d, struct error *err);
 
 // ---- volume.c ----

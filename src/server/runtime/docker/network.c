@@ -55,6 +55,11 @@ static int choose_publishing(struct docker *d, struct error *err) {
     return 0;
 }
 
+bool docker_publishes_openly(const struct docker *d) {
+    const char *host = d->settings.publish_host;
+    return host && strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0;
+}
+
 // ---- our own bridge ----
 
 static int make_own(struct docker *d, struct error *err) {

@@ -14,6 +14,7 @@
 #include "server/errors.h"
 #include "server/runtime/docker/container.h"
 #include "server/runtime/docker/sidecar/sidecar.h"
+#include "server/runtime/docker/windows/windows.h"
 
 enum {
     LOOKS = 40,
@@ -55,7 +56,8 @@ static int refused(struct error *err, const char *what) {
         err->status = 500; // clients of create know no 503 (lifecycle-api.md decision 7)
         return -1;
     }
-    enum error_id code = cause.kind == EINVAL ? ERR_INVALID_PARAMETER : ERR_R_SANDBOX_START_FAILED;
+    bool asked = cause.kind == EINVAL || windows_is_device(cause.message);
+    enum error_id code = asked ? ERR_INVALID_PARAMETER : ERR_R_SANDBOX_START_FAILED;
     if (cause.kind == ENOENT && strcasestr(cause.message, "image"))
         code = ERR_R_IMAGE_NOT_FOUND;
     (void)error_server(err, code, "%s: %.900s", what, cause.message);
@@ -65,6 +67,8 @@ static int refused(struct error *err, const char *what) {
 
 // What Docker refuses and Podman would try.
 static int check_limits(const struct docker *d, const struct sandbox_spec *s, struct error *err) {
+    if (spec_is_windows(s))
+        return windows_check(d, err); // its limits are the guest's
     if (d->no_limits && d->settings.limits == DOCKER_LIMITS_ENFORCE &&
         (s->memory_bytes || s->cpu_millis || s->pids))
         return error_server(err, ERR_INVALID_PARAMETER,
@@ -98,8 +102,7 @@ static int choose_port(struct making *m, struct error *err) {
 static json_t *body_of(struct making *m, struct error *err) {
     struct docker *d = m->d;
     bool own = false;
-    cleanup_json json_t *binds =
-        json_pack("[o]", json_sprintf("%s:" EXECD_DIR ":ro", d->execd_volume));
+    cleanup_json json_t *binds = json_array();
     cleanup_json json_t *inherited = NULL;
     char snapshot[128];
     const char *known = m->q->image_id, *image = m->q->spec->image;
@@ -107,11 +110,14 @@ static json_t *body_of(struct making *m, struct error *err) {
         (void)snprintf(snapshot, sizeof snapshot, SNAPSHOT_IMAGES ":%.64s", m->q->snapshot_id);
         known = image = snapshot;
     }
+    if (!m->box->guest)
+        json_array_append_new(binds, json_sprintf("%s:" EXECD_DIR ":ro", d->execd_volume));
     for (docker_list p = d->settings.sandbox_binds; p && *p; p++)
         json_array_append_new(binds, json_string(*p));
     int r = docker_volumes_prepare(d, m->q, binds, &own, err);
-    m->box->volumes = own; // also after a failure: the destroy takes away what was made
-    if (r || docker_image_inherited(d, known, &inherited, err))
+    m->box->volumes = own || m->box->guest; // also after a failure: the destroy takes them away
+    if (r || (m->box->guest && windows_volume(d, m->q->id, binds, err)) ||
+        docker_image_inherited(d, known, &inherited, err))
         return NULL;
     return docker_container_body(d, m->q, image ? image : known, inherited, binds, &m->place, err);
 }
@@ -163,16 +169,16 @@ static int judge_end(struct making *m, const struct inspection *i, struct error 
     if (strstr(log.data, EXECD_BEGAN))
         return 0;
     const char *tail = log.len > LOG_TAIL ? log.data + log.len - LOG_TAIL : log.data;
-    return error_set(err, ECHILD, "the container ended before execd answered, exit code %d%s%s%s",
-                     i->exit_code, i->oom ? " (out of memory)" : "",
-                     log.len ? "; its last output: " : "", tail);
+    return error_set(err, ECHILD, "the container ended%s, exit code %d%s%s%s",
+                     m->box->guest ? "" : " before execd answered", i->exit_code,
+                     i->oom ? " (out of memory)" : "", log.len ? "; its last output: " : "", tail);
 }
 
 // -1 with ESRCH: the engine has not heard yet that it has ended.
 static int look(struct making *m, struct error *err) {
     cleanup_json json_t *container = NULL;
     struct inspection i;
-    struct box found = {.net_fd = -1};
+    struct box found = {.net_fd = -1, .guest = m->box->guest};
     if (engine_get(m->d->engine, &container, err, "/containers/%s/json", m->box->container))
         return -1;
     docker_inspection_of(container, &i);
@@ -187,6 +193,7 @@ static int look(struct making *m, struct error *err) {
     m->box->address = network->address;
     m->box->port = m->d->host_network ? m->place.host_port : network->port;
     m->box->egress_port = network->egress_port;
+    memcpy(m->box->guest_ports, found.guest_ports, sizeof found.guest_ports);
     memcpy(m->box->host, network->host, sizeof network->host);
     (void)pthread_mutex_unlock(&m->d->lock);
     return 0;
@@ -267,12 +274,19 @@ static int make(struct making *m, struct error *err) {
     if (create(m, err))
         return -1;
     phase(m, "create");
+    if (m->box->guest) {
+        if (windows_bring(m->d, m->box->container, err))
+            return -1;
+        phase(m, "execd");
+    }
     if (start(m, err))
         return -1;
     phase(m, "start");
     if (reach(m, err))
         return -1;
     phase(m, "inspect");
+    if (m->box->guest)
+        return report(m, err); // it boots for minutes
     if (!m->over && await_answer(m, err))
         return -1;
     phase(m, "answer");
@@ -297,6 +311,8 @@ int docker_provision(struct docker *d, const struct provision_request *q,
     *ret = (struct provision_result){.phase_count = 0};
     m.phase_start = clock_boot_ns();
     (void)snprintf(m.name, sizeof m.name, "sandbox-%s", q->id);
+    if (m.box)
+        m.box->guest = spec_is_windows(q->spec);
     if (!m.box || docker_box_put(d, q->id, m.box, err)) {
         docker_box_free(m.box);
         return error_server(err, ERR_INTERNAL_ERROR, "out of memory");

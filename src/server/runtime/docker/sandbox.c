@@ -13,6 +13,7 @@
 #include "server/errors.h"
 #include "server/runtime/docker/internal.h"
 #include "server/runtime/docker/sidecar/sidecar.h"
+#include "server/runtime/docker/windows/windows.h"
 
 enum { REMOVAL_TRIES = 100, REMOVAL_PAUSE_MS = 100, LOG_LINES = 10000 };
 
@@ -89,9 +90,11 @@ static const char *published_host(const struct docker *d) {
     return engine_is_socket(d->engine) ? "127.0.0.1" : engine_name(d->engine);
 }
 
-static unsigned published_port(const json_t *settings, const char *inside) {
+static unsigned published_port(const json_t *settings, unsigned inside) {
+    char name[16];
+    (void)snprintf(name, sizeof name, "%u/tcp", inside);
     const json_t *binding =
-        json_array_get(json_object_get(json_object_get(settings, "Ports"), inside), 0);
+        json_array_get(json_object_get(json_object_get(settings, "Ports"), name), 0);
     const char *port = json_string_value(json_object_get(binding, "HostPort"));
     uint64_t number = 0;
     return port && parse_u64(port, 1, 65535, &number) == 0 ? (unsigned)number : 0;
@@ -110,8 +113,10 @@ static void read_network(struct docker *d, const json_t *container, struct box *
         b->address = inet_addr(text);
     if (b->address == INADDR_NONE)
         b->address = 0;
-    b->port = published_port(n, "44772/tcp");
-    b->egress_port = published_port(n, "18080/tcp");
+    b->port = published_port(n, EXECD_PORT);
+    b->egress_port = published_port(n, EGRESS_PORT);
+    for (size_t i = 0; i < GUEST_PORTS && b->guest; i++)
+        b->guest_ports[i] = published_port(n, windows_ports[i]);
     (void)snprintf(b->host, sizeof b->host, "%s", published_host(d));
 }
 
@@ -126,7 +131,7 @@ int docker_box_reach(struct docker *d, const json_t *container, const json_t *ne
         return 0;
     }
     read_network(d, network, b);
-    if (d->publish)
+    if (d->publish || b->guest)
         return b->port || !network ? 0
                                    : error_set(err, EPROTO,
                                                "the engine published no port for execd; see "
@@ -411,7 +416,8 @@ static unsigned saved_port(const char *state) {
 static int settle(struct docker *d, struct box *b, const json_t *container, const json_t *network,
                   const char *state, struct inspection *ret, struct error *err) {
     struct inspection i;
-    struct box found = {.net_fd = -1, .port = d->host_network ? saved_port(state) : 0};
+    struct box found = {
+        .net_fd = -1, .port = d->host_network ? saved_port(state) : 0, .guest = b->guest};
     docker_inspection_of(container, &i);
     if (i.alive && docker_box_reach(d, container, network, &found, err))
         return -1;
@@ -421,6 +427,7 @@ static int settle(struct docker *d, struct box *b, const json_t *container, cons
     b->net_fd = found.net_fd;
     b->address = found.address;
     b->port = found.port;
+    memcpy(b->guest_ports, found.guest_ports, sizeof b->guest_ports);
     b->egress_port = found.egress_port;
     b->running = true;
     b->paused = i.paused;
@@ -460,6 +467,7 @@ int docker_sandbox_adopt(struct docker *d, const char *id, const struct sandbox_
     }
     b->volumes = true; // it may have some
     b->policy = policy;
+    b->guest = spec_is_windows(spec);
     int r = look_for(d, id, policy, &container, &sidecar, err);
     if (!r)
         return settle(d, b, container, sidecar ? sidecar : container, state, ret, err);

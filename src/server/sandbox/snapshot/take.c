@@ -86,6 +86,9 @@ static bool can_take(const struct domain *d, const struct sandbox *sb, struct er
         (void)error_server(err, ERR_NOT_READY, "the server is stopping");
     else if (sb->state == SANDBOX_PENDING)
         (void)error_server(err, ERR_SNAPSHOT_INVALID_SOURCE_STATE, "sandbox %s is Pending", sb->id);
+    else if (spec_is_windows(sb->spec))
+        (void)error_server(err, ERR_SNAPSHOT_INVALID_SOURCE_STATE,
+                           "the disk of a Windows guest is in a volume, which no snapshot holds");
     return !err->kind;
 }
 
