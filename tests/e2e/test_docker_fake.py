@@ -184,7 +184,7 @@ def test_where_windows_is_refused(engine, serve):
     assert "docker.publish_host" in refused(serve(publish_host="0.0.0.0"), **WINDOWS)  # its execd knows no token
     engine.images["foreign/execd:1"].pop("install.bat")
     s = serve()
-    assert "/install.bat" in refused(s, 500, "DOCKER::SANDBOX_EXECD_DISTRIBUTION_FAILED", **WINDOWS)
+    assert "/install.bat" in refused(s, 500, "DOCKER::SANDBOX_START_FAILED", **WINDOWS)
     assert not engine.containers and not [v for v in engine.volumes if "win-oem" in v]
     r = s.request("POST", "/v1/pools", {"name": "w", "template": WINDOWS, "capacitySpec": {"bufferMin": 0, "bufferMax": 1, "poolMin": 0, "poolMax": 1}})
     assert r.status == 400 and "Windows" in r.json()["message"], r

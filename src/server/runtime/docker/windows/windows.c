@@ -216,15 +216,9 @@ int windows_bring(struct docker *d, const char *container, struct error *err) {
     struct strbuf archive cleanup_strbuf;
     strbuf_init(&archive, 2 * (EXECD_FILE_MAX + 65536));
     (void)snprintf(path, sizeof path, "/containers/%s/archive?path=/", container);
-    int r = fetch(d, &archive, err);
+    if (fetch(d, &archive, err))
+        return -1;
     const struct engine_call c = {
         .method = "PUT", .path = path, .data = archive.data, .len = archive.len};
-    if (!r && engine_do(d->engine, &c, NULL, err) == 0)
-        return 0;
-    struct error cause = *err;
-    if (engine_is_away(&cause))
-        return -1;
-    (void)error_server(err, ERR_R_SANDBOX_EXECD_DISTRIBUTION_FAILED, "%s", cause.message);
-    err->kind = cause.kind;
-    return -1;
+    return engine_do(d->engine, &c, NULL, err);
 }
