@@ -177,7 +177,8 @@ const struct config_key config_keys[] = {
     TEXT("docker", "publish_ports", publish_ports, 0, "auto", "auto|always|never",
          "publish execd's port on the engine's host; auto: where its networks cannot be entered"),
     TEXT("docker", "publish_host", publish_host, 0, NULL, NULL,
-         "address of the engine's host to publish on; unset: 127.0.0.1 on a socket, else 0.0.0.0"),
+         "address of the engine's host to publish on; unset: 127.0.0.1 on a socket "
+         "or through ssh, else 0.0.0.0"),
     LIST("docker", "drop_capabilities", drop_capabilities, 0,
          "AUDIT_WRITE,MKNOD,NET_ADMIN,NET_RAW,SYS_ADMIN,SYS_MODULE,SYS_PTRACE,SYS_TIME,"
          "SYS_TTY_CONFIG",

@@ -1,7 +1,11 @@
 """Engines that are not simply there: over TLS, through ssh, and one that runs sandboxes on gVisor. What is reached on them, and what is refused."""
 import os
+import pathlib
 import re
+import signal
+import stat
 import subprocess
+import time
 
 import pytest
 
@@ -29,7 +33,8 @@ def authority(directory):
 
 
 def server_of(host, env=None, binary=None, **docker):
-    return harness.Server(config={"runtime": {"type": "docker"}, "docker": {"publish_host": "127.0.0.1", **docker}},
+    docker = {k: v for k, v in {"publish_host": "127.0.0.1", **docker}.items() if v}
+    return harness.Server(config={"runtime": {"type": "docker"}, "docker": docker},
                           env={"DOCKER_HOST": host, **(env or {})}, binary=binary)
 
 
@@ -121,6 +126,46 @@ class Ssh:
         self.log.close()
 
 
+def carriers(home):
+    """Pids of the ssh that carries connections to published ports."""
+    found = []
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            words = (p / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if f"-oControlPath={home}/ssh" in words and "-N" in words:
+            found.append(int(p.name))
+    return found
+
+
+def carried_by_ssh(s, engine):
+    """One ssh for all; it may end at any time, and so may the server."""
+    i = s.create()["id"]
+    assert s.run(i, "echo here")[1] == "here\n"
+    there = engine.inspect(i)[1]
+    port, = there["NetworkSettings"]["Ports"]["44772/tcp"]
+    home = pathlib.Path("/tmp/opensandbox-ssh-" + there["Config"]["Labels"]["opensandbox.io/server"])
+    assert port["HostIp"] == "127.0.0.1" and (home / port["HostPort"]).is_socket()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    for end in (lambda: os.kill(carriers(home)[0], signal.SIGKILL), s.stop, s.kill):
+        assert len(carriers(home)) == 1
+        end()
+        harness.wait_until(lambda: not carriers(home), "it has ended", 10)
+        if s.process.poll() is not None:
+            assert end == s.kill or not home.exists()
+            s.start()
+        assert s.run(i, "echo again")[1] == "again\n"
+    took = []
+    for _ in range(100):
+        begun = time.perf_counter()
+        assert s.execd("GET", i, "/ping").status == 200
+        took.append((time.perf_counter() - begun) * 1000)
+    print(f"GET /ping through ssh: median {sorted(took)[50]:.2f} ms")
+    s.delete(i)
+    assert not (home / port["HostPort"]).exists()
+
+
 def test_ssh(tmp_path):
     engine = engines.Dockerd()
     ssh, servers = None, []
@@ -137,10 +182,11 @@ def test_ssh(tmp_path):
                 servers[-1].start()
             assert not engine.containers()
         ssh.know(ssh.host_key())
-        s = server_of(host, binary=binary)
+        s = server_of(host, binary=binary, publish_host=None)
         servers.append(s)
         s.start()
         serves(s, engine)
+        carried_by_ssh(s, engine)
     finally:
         for s in servers:
             s.remove()

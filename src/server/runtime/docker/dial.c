@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "http/client.h"
+#include "server/runtime/docker/ssh/forward.h"
 #include "server/runtime/docker/windows/windows.h"
 #include "server/runtime/inside.h"
 
@@ -122,11 +123,18 @@ static int dial_inside(int net, uint32_t address, unsigned port, struct error *e
     return fd >= 0 ? fd : connect_inside(net, htonl(INADDR_LOOPBACK), port, err);
 }
 
-static int dial_guest(const struct box *b, unsigned port, struct error *err) {
+static int dial_published(struct docker *d, const struct box *b, unsigned port, struct error *err) {
+    int fd = -1;
+    if (!d->forwards)
+        return connect_outside(b->host, port, err);
+    return ssh_forward_dial(d->forwards, port, &fd, err) ? -1 : fd;
+}
+
+static int dial_guest(struct docker *d, const struct box *b, unsigned port, struct error *err) {
     int i = windows_port_index(port);
     if (i < 0 || !b->guest_ports[i])
         return error_set(err, ENOTSUP, "port %u of a Windows guest is not published", port);
-    return connect_outside(b->host, b->guest_ports[i], err);
+    return dial_published(d, b, b->guest_ports[i], err);
 }
 
 int docker_dial_box(struct docker *d, const struct box *b, unsigned port, int *ret_fd,
@@ -135,11 +143,11 @@ int docker_dial_box(struct docker *d, const struct box *b, unsigned port, int *r
     if (port == EGRESS_PORT && !b->policy)
         return error_set(err, ENOTCONN, "the sandbox has no network policy");
     if (b->guest)
-        fd = dial_guest(b, port, err);
+        fd = dial_guest(d, b, port, err);
     else if (port == EGRESS_PORT && b->egress_port)
-        fd = connect_outside(b->host, b->egress_port, err);
+        fd = dial_published(d, b, b->egress_port, err);
     else if (port == EXECD_PORT && b->port)
-        fd = connect_outside(b->host, b->port, err);
+        fd = dial_published(d, b, b->port, err);
     else if (d->host_network)
         fd = connect_outside("127.0.0.1", port, err);
     else if (b->net_fd >= 0)

@@ -17,6 +17,7 @@
 #include "server/runtime/docker/inspect/facts.h"
 #include "server/runtime/docker/internal.h"
 #include "server/runtime/docker/sidecar/sidecar.h"
+#include "server/runtime/docker/ssh/forward.h"
 #include "server/runtime/docker/windows/windows.h"
 
 enum { SECCOMP_MAX = 1024 * 1024, PIDS_DEFAULT = 4096, START_MS = 30000 };
@@ -200,6 +201,7 @@ static void docker_free(struct runtime *r) {
     map_each(&d->boxes, free_box, NULL);
     map_clear(&d->boxes);
     docker_image_clear(d);
+    ssh_forwards_free(d->forwards);
     engine_free(d->engine);
     free(d->seccomp);
     (void)pthread_mutex_destroy(&d->lock);

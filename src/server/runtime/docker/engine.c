@@ -14,7 +14,7 @@
 #include "fmt/json.h"
 #include "server/errors.h"
 #include "server/runtime/docker/address.h"
-#include "server/runtime/docker/tunnel.h"
+#include "server/runtime/docker/ssh/tunnel.h"
 
 enum {
     IDLE_MAX = 32,
@@ -39,7 +39,7 @@ struct engine {
     char base[ENGINE_ADDRESS_TEXT_MAX + 32]; // "http://localhost"
     char ca[ENGINE_PATH_MAX], cert[ENGINE_PATH_MAX], key[ENGINE_PATH_MAX];
     char port_text[16], target[2 * ENGINE_ADDRESS_TEXT_MAX];
-    char *ssh[SSH_ARGS];
+    char *ssh[SSH_ARGS], *dial_stdio[SSH_ARGS + 3];
     struct engine_tunnel *tunnel; // NULL: not by ssh
     pthread_mutex_t lock;         // guards what follows
     struct wire *idle;
@@ -462,9 +462,10 @@ static void fill_ssh(struct engine *e) {
     }
     e->ssh[n++] = stop;
     e->ssh[n++] = e->target;
-    e->ssh[n++] = docker;
-    e->ssh[n++] = sys;
-    e->ssh[n++] = dial;
+    memcpy(e->dial_stdio, e->ssh, sizeof e->ssh);
+    e->dial_stdio[n++] = docker;
+    e->dial_stdio[n++] = sys;
+    e->dial_stdio[n++] = dial;
 }
 
 static int fill(struct engine *e, struct error *err) {
@@ -480,7 +481,7 @@ static int fill(struct engine *e, struct error *err) {
                    e->address.kind == ENGINE_ADDRESS_TCP ? authority : "localhost");
     if (e->address.kind == ENGINE_ADDRESS_SSH) {
         fill_ssh(e);
-        e->tunnel = engine_tunnel_new(e->ssh, err);
+        e->tunnel = engine_tunnel_new(e->dial_stdio, err);
         return e->tunnel ? 0 : -1;
     }
     return e->settings.tls ? find_certificates(e, err) : 0;

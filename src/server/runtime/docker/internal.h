@@ -53,7 +53,8 @@ struct docker {
     struct docker_settings settings;
     struct engine *engine;
     struct docker_events *events;
-    struct bridge_rules *rules; // of our bridge; NULL: none, or not here
+    struct ssh_forwards *forwards; // to the loopback of an engine's host; NULL: it is not by ssh
+    struct bridge_rules *rules;    // of our bridge; NULL: none, or not here
     bool host_network, publish;
     bool near;           // the engine is on this host, and both are root: its files are ours
     bool foreign_execd;  // of runtime.execd_image: no init, started by its own bootstrap.sh

@@ -13,6 +13,7 @@
 #include "fmt/json.h"
 #include "server/runtime/docker/bridge/rules.h"
 #include "server/runtime/docker/internal.h"
+#include "server/runtime/docker/ssh/forward.h"
 
 #define BRIDGE_OPTION "com.docker.network.bridge.name"
 
@@ -50,14 +51,21 @@ static int choose_publishing(struct docker *d, struct error *err) {
         return error_set(err, ENOTSUP,
                          "docker.publish_ports = \"never\": this server cannot enter the networks "
                          "of this engine's containers; set it to \"auto\"");
+    char *const *ssh = engine_ssh(d->engine);
     if (!d->settings.publish_host)
-        d->settings.publish_host = engine_is_socket(d->engine) ? "127.0.0.1" : "0.0.0.0";
-    return 0;
+        d->settings.publish_host = engine_is_socket(d->engine) || ssh ? "127.0.0.1" : "0.0.0.0";
+    if (!ssh || docker_publishes_openly(d))
+        return 0;
+    d->forwards = ssh_forwards_new(ssh, d->settings.instance, err);
+    return d->forwards ? 0 : -1;
+}
+
+static bool is_loopback(const char *host) {
+    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
 }
 
 bool docker_publishes_openly(const struct docker *d) {
-    const char *host = d->settings.publish_host;
-    return host && strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0;
+    return d->settings.publish_host && !is_loopback(d->settings.publish_host);
 }
 
 // ---- our own bridge ----

@@ -13,6 +13,7 @@
 #include "server/errors.h"
 #include "server/runtime/docker/internal.h"
 #include "server/runtime/docker/sidecar/sidecar.h"
+#include "server/runtime/docker/ssh/forward.h"
 #include "server/runtime/docker/windows/windows.h"
 
 enum { REMOVAL_TRIES = 100, REMOVAL_PAUSE_MS = 100, LOG_LINES = 10000 };
@@ -45,10 +46,22 @@ int docker_box_put(struct docker *d, const char *id, struct box *b, struct error
     return 0;
 }
 
+static void stop_forwarding(struct docker *d, const struct box *b) {
+    const unsigned ports[] = {b->port, b->egress_port};
+    for (size_t i = 0; i < ARRAY_SIZE(ports); i++)
+        if (ports[i])
+            ssh_forward_drop(d->forwards, ports[i]);
+    for (size_t i = 0; i < GUEST_PORTS; i++)
+        if (b->guest_ports[i] && b->guest_ports[i] != b->port)
+            ssh_forward_drop(d->forwards, b->guest_ports[i]);
+}
+
 static struct box *box_take(struct docker *d, const char *id) {
     (void)pthread_mutex_lock(&d->lock);
     struct box *b = map_remove(&d->boxes, id);
     (void)pthread_mutex_unlock(&d->lock);
+    if (b && d->forwards)
+        stop_forwarding(d, b);
     return b;
 }
 

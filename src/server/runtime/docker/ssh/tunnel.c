@@ -1,4 +1,4 @@
-#include "server/runtime/docker/tunnel.h"
+#include "server/runtime/docker/ssh/tunnel.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -1,7 +1,7 @@
 // Connections to an engine through ssh: libcurl connects to a socket that only this process may
 // use, and each connection becomes the standard input and output of an ssh of its own.
-#ifndef SERVER_RUNTIME_DOCKER_TUNNEL_H
-#define SERVER_RUNTIME_DOCKER_TUNNEL_H
+#ifndef SERVER_RUNTIME_DOCKER_SSH_TUNNEL_H
+#define SERVER_RUNTIME_DOCKER_SSH_TUNNEL_H
 
 #include "base/error.h"
 
