@@ -102,7 +102,7 @@ class Server:
         self.own_state = state is None
         self.state = pathlib.Path(state or tempfile.mkdtemp(prefix="osb-", dir="/var/lib"))
         self.state.chmod(0o711)
-        self.port = free_port()
+        self.address, self.port = "127.0.0.1", free_port()
         self.key = secrets.token_hex(32)
         self.env = {**os.environ, **self.runtime.env, **(env or {})}
         self.process = None
@@ -131,7 +131,7 @@ class Server:
 
     @property
     def base(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     def cli(self, *args, check=True, timeout=300):
         return subprocess.run([self.binary, "--config", str(self.config), *args], check=check, timeout=timeout,
@@ -207,7 +207,7 @@ class Server:
         if body is not None:
             data = json.dumps(body).encode()
             h.setdefault("Content-Type", "application/json")
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        c = http.client.HTTPConnection(self.address, self.port, timeout=timeout)
         try:
             c.request(method, path, body=data, headers=h, encode_chunked="transfer-encoding" in h)
             r = c.getresponse()

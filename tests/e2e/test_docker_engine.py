@@ -59,7 +59,7 @@ def other_ports_are_reached(s, sandbox_id):
     s.events(sandbox_id, command=f"python3 -c '{ECHO}'", background=True)
     r = harness.wait_until(lambda: (r := s.request("GET", path)).status == 200 and r, "the service answers", 10)
     assert r.body.startswith(b"GET /a%20b?c=%2F HTTP/1.1\r\n") and b"TOKEN" not in r.body.upper()
-    with socket.create_connection(("127.0.0.1", s.port), timeout=10) as c:
+    with socket.create_connection((s.address, s.port), timeout=10) as c:
         c.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nOPEN-SANDBOX-API-KEY: {s.key}\r\nConnection: Upgrade\r\n"
                   "Upgrade: websocket\r\n\r\n".encode())
         f = c.makefile("rb")

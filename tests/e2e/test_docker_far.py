@@ -195,6 +195,24 @@ def test_ssh(tmp_path):
         engine.remove()
 
 
+def test_server_in_a_container(tmp_path):
+    """It has the engine's socket and sees no process of it: ports are published where it can reach them, on its bridge's own address."""
+    address, gateway = "10.63.0.2", "10.63.0.1"
+    with engines.Dockerd() as engine:
+        engine.import_base()
+        made = engine.call("POST", "/networks/create", {"Name": "front", "IPAM": {"Config": [{"Subnet": "10.63.0.0/24", "Gateway": gateway}]}})
+        assert made[0] == 201, made
+        with server_of(engine.host, binary=tmp_path / "server.sh", publish_host=gateway) as s:
+            binds = " ".join(f"-v {p}:{p}:ro" for p in ("/usr", harness.BUILD.resolve())) + "".join(f" -v {p}:{p}" for p in (s.state, engine.socket))
+            (tmp_path / "server.sh").write_text(f'#!/bin/sh\nexec docker -H {engine.host} run --rm --network front --ip {address} -e DOCKER_HOST {binds} '
+                                                f'{harness.IMAGE} {harness.BUILD.resolve()}/test/src/server/opensandbox-server "$@"\n')
+            (tmp_path / "server.sh").chmod(0o755)
+            s.address, s.sections["server"]["host"] = address, "0.0.0.0"
+            s.write_config()
+            s.start()
+            serves(s, engine)
+
+
 def test_gvisor():
     """The secure runtime on the real one: Debian's runsc, without KVM and on the network of its container."""
     engine = engines.Dockerd(runtimes={"runsc": {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=ptrace", "--network=host"]}})
