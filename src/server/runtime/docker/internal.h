@@ -144,8 +144,7 @@ struct docker_events *docker_events_new(struct docker *d, struct error *err);
 void docker_events_free(struct docker_events *e); // ends the thread
 void docker_events_deliver(struct docker_events *e, struct loop *l, runtime_event_fn *event,
                            void *arg);
-// Tells of the end of a sandbox (again).
-void docker_events_tell(struct docker_events *e, const char *id);
+void docker_events_tell(struct docker_events *e, const char *id); // of its end, again
 void docker_events_stop(struct docker_events *e); // loop thread: nothing is told afterwards
 
 #endif
