@@ -74,7 +74,8 @@ class Container:
     def json(self):
         ports = {p: [{"HostIp": "127.0.0.1", "HostPort": str(at.number)}] for p, at in self.ports.items()}
         return {"Id": self.id, "Name": "/" + self.name, "Image": self.body["Image"], "Config": self.body, "HostConfig": self.host, "Created": "2026-01-01T00:00:00Z",
-                "State": {"Running": self.running, "Pid": 0, "ExitCode": self.code}, "NetworkSettings": {"IPAddress": "172.30.0.2", "Ports": ports}}
+                "State": {"Running": self.running, "Pid": 0, "ExitCode": self.code}, "Mounts": [{"Name": b.split(":")[0]} for b in self.host.get("Binds") or []],
+                "NetworkSettings": {"IPAddress": "172.30.0.2", "Ports": ports}}
 
 
 class FakeEngine:
@@ -169,6 +170,13 @@ class FakeEngine:
         h.wfile.flush()
         h.close_connection = True
         self.closing.wait()
+
+    def call(self, method, path, body=None):
+        """As if a client had asked, unrecorded."""
+        url = urllib.parse.urlsplit(path)
+        status, reply = self.answer(method, url.path, dict(urllib.parse.parse_qsl(url.query)), body)
+        assert status < 300, reply
+        return reply
 
     def answer(self, method, path, query, body):
         for fault in self.faults:
@@ -276,6 +284,9 @@ class FakeEngine:
     def list_volumes(self, query, body):
         return 200, {"Volumes": [{"Name": n, "Labels": v["labels"]} for n, v in self.volumes.items() if self.wanted(query, v["labels"])]}
 
+    def volume(self, query, body, name):
+        return (200, {"Name": name, "Labels": self.volumes[name]["labels"]}) if name in self.volumes else NO_SUCH
+
     def make_volume(self, query, body):
         self.volumes.setdefault(body["Name"], {"labels": body.get("Labels") or {}, "files": {}})
         return 201, {"Name": body["Name"], "Labels": self.volumes[body["Name"]]["labels"]}
@@ -288,4 +299,4 @@ class FakeEngine:
               ("POST", "/containers/create", create), ("GET", "/containers/([^/]+)/json", inspect), ("POST", "/containers/([^/]+)/start", start),
               ("POST", "/containers/([^/]+)/(pause|unpause)", pause), ("DELETE", "/containers/([^/]+)", remove),
               ("GET", "/containers/([^/]+)/archive", get_file), ("PUT", "/containers/([^/]+)/archive", put_files), ("GET", "/volumes", list_volumes),
-              ("POST", "/volumes/create", make_volume), ("DELETE", "/volumes/(.+)", remove_volume)]
+              ("GET", "/volumes/(.+)", volume),              ("POST", "/volumes/create", make_volume), ("DELETE", "/volumes/(.+)", remove_volume)]

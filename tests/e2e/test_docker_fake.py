@@ -211,3 +211,27 @@ def test_leftovers_of_a_crash_are_swept(engine, serve):
     s.start()
     assert [v for v in engine.volumes if "win-oem" in v] == [f"opensandbox-win-oem-{made}"]
     assert s.get(made)["status"]["state"] == "Running"
+
+
+def test_a_guest_of_the_reference_is_taken_over(engine, serve):
+    """As that server leaves it (docker-runtime.md 1.4, section 8): the volume has no label at all."""
+    i, oem = "11111111-2222-4333-8444-555555555555", "opensandbox-win-oem-11111111-2222-4333-8444-555555555555"
+    ports = {p: [{"HostIp": "0.0.0.0", "HostPort": "45000"}] for p in ("44772/tcp", "8080/tcp", "3389/tcp", "8006/tcp")}
+    engine.call("POST", "/volumes/create", {"Name": oem})
+    made = engine.call("POST", f"/containers/create?name=sandbox-{i}", {
+        "Image": "windows:11", "Cmd": ["x"], "Labels": {f"opensandbox.io/{k}": v for k, v in (("id", i), ("manual-cleanup", "true"), ("platform-os", "windows"),
+                                                                                             ("platform-arch", "amd64"), ("embedding-proxy-port", "45000"))},
+        "HostConfig": {"NetworkMode": "bridge", "Binds": [f"{oem}:/oem:rw"], "PortBindings": ports}})["Id"]
+    engine.call("POST", f"/containers/{made}/start")
+    s = serve()
+    assert s.sandboxes() == []
+    s.stop()
+    done = s.cli("adopt", check=False)
+    assert "1 taken over, 0 left alone" in done.stdout, done
+    s.start()
+    harness.wait_until(lambda: [b["id"] for b in s.sandboxes()] == [i], "it is here")
+    assert s.get(i)["platform"] == WINDOWS["platform"]
+    engine.find(made).ports["8006/tcp"].open()
+    assert s.request("GET", f"/v1/sandboxes/{i}/proxy/8006/", key=None).body == b"8006 /"
+    s.delete(i)
+    assert not engine.containers and oem not in engine.volumes

@@ -140,7 +140,10 @@ static void what_is_left_alone(void **state) {
     } cases[] = {
         {INSPECT("/by-hand", LABELS), "called \"by-hand\""},
         {INSPECT("/sandbox-" ID, "\"opensandbox.io/ossfs-mounts\":\"[1]\""), "ossfs"},
-        {INSPECT("/sandbox-" ID, "\"opensandbox.io/platform-os\":\"windows\""), "Windows"},
+        {"{\"Id\":\"c1\",\"Name\":\"/sandbox-" ID "\",\"HostConfig\":{\"NetworkMode\":\"host\"},"
+         "\"Config\":{\"Labels\":{\"opensandbox.io/id\":\"" ID
+         "\",\"opensandbox.io/platform-os\":\"windows\"}}}",
+         "Windows"},
         {INSPECT("/sandbox-" ID, "\"opensandbox.io/expires-at\":\"soon\""), "no time"},
     };
     struct world *w = *state;
@@ -162,7 +165,11 @@ static void what_goes_with_a_mark(void **state) {
     cleanup_json json_t *mark =
         json_pack("{s:s,s:{s:s,s:s}}", "Name", "opensandbox-adopted-" ID, "Labels",
                   "opensandbox.io/adopted-sidecar", "c3", "opensandbox.io/volume-managed-by",
-                  "[\"mine\",\"lent\",\"gone\"]");
+                  "[\"mine\",\"lent\",\"gone\",\"opensandbox-win-oem-" ID
+                  "\",\"opensandbox-win-oem-" OTHER "\"]");
+    fake_engine_rule(w->fake, "DELETE", "/volumes/opensandbox-win-oem-" ID, 0, 204, "");
+    fake_engine_rule(w->fake, "GET", "/volumes/opensandbox-win-oem-" ID, 0, 200, "{}");
+    fake_engine_rule(w->fake, "GET", "/volumes/opensandbox-win-oem-" OTHER, 0, 200, "{}");
     fake_engine_rule(w->fake, "DELETE", "/containers/c3", 0, 204, "");
     fake_engine_rule(w->fake, "DELETE", "/volumes/mine", 0, 204, "");
     fake_engine_rule(w->fake, "GET", "/volumes/mine", 0, 200,
@@ -173,6 +180,9 @@ static void what_goes_with_a_mark(void **state) {
     assert_int_equal(fake_engine_count(w->fake, "DELETE", "/containers/c3"), 1);
     assert_int_equal(fake_engine_count(w->fake, "DELETE", "/volumes/mine"), 1);
     assert_int_equal(fake_engine_count(w->fake, "DELETE", "/volumes/lent"), 0);
+    assert_int_equal(fake_engine_count(w->fake, "DELETE", "/volumes/opensandbox-win-oem-" ID), 1);
+    assert_int_equal(fake_engine_count(w->fake, "DELETE", "/volumes/opensandbox-win-oem-" OTHER),
+                     0);
     json_object_set_new(mark, "Name", json_string("users-own")); // labels like a mark's are no mark
     assert_int_equal(foreign_follow(w->engine, mark, &err), 0);
     assert_int_equal(fake_engine_count(w->fake, "DELETE", "/containers/c3"), 1);

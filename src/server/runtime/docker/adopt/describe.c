@@ -8,6 +8,7 @@
 #include "base/parse.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/adopt/parts.h"
+#include "server/runtime/docker/windows/windows.h"
 
 enum { NANOS_PER_MILLI = 1000000 };
 
@@ -94,9 +95,16 @@ static unsigned port_of(const json_t *container, const json_t *labels) {
     return (unsigned)port;
 }
 
+// A guest is reached where the engine publishes it, on its own network.
+static bool is_out_of_reach(const struct foreign *f, const json_t *container) {
+    const char *mode =
+        json_string_value(json_object_get(json_object_get(container, "HostConfig"), "NetworkMode"));
+    return spec_is_windows(f->spec) && mode &&
+           (strcmp(mode, "host") == 0 || strncmp(mode, "container:", 10) == 0);
+}
+
 static void find_problem(struct foreign *f, const json_t *container, const json_t *labels) {
     const char *name = json_string_value(json_object_get(container, "Name"));
-    const char *os = foreign_label(labels, LABEL "platform-os");
     if (name && *name == '/')
         name++;
     if (!name || strncmp(name, "sandbox-", 8) != 0 || strcmp(name + 8, f->id) != 0)
@@ -106,8 +114,9 @@ static void find_problem(struct foreign *f, const json_t *container, const json_
     else if (foreign_label(labels, LABEL "ossfs-mounts"))
         (void)snprintf(f->problem, sizeof f->problem,
                        "it has ossfs mounts, which only the server that made them can release");
-    else if (os && strcmp(os, "windows") == 0)
-        (void)snprintf(f->problem, sizeof f->problem, "it is a Windows guest");
+    else if (is_out_of_reach(f, container))
+        (void)snprintf(f->problem, sizeof f->problem,
+                       "it is a Windows guest without a network of its own");
 }
 
 static void read_times(struct foreign *f, const json_t *container, const json_t *labels) {
@@ -151,6 +160,8 @@ static bool is_mounted(const json_t *container, const char *volume) {
 // An image's labels are a container's too: what is not mounted in it was never made for it.
 char *foreign_volumes(const json_t *container) {
     const char *text = foreign_label(labels_of(container), LABEL_MANAGED_BY);
+    const char *id = foreign_label(labels_of(container), LABEL_ID);
+    char oem[VOLUME_NAME_SIZE];
     struct error ignored;
     cleanup_json json_t *names = text ? json_parse(text, strlen(text), NULL, &ignored) : NULL;
     cleanup_json json_t *kept = json_array();
@@ -160,5 +171,8 @@ char *foreign_volumes(const json_t *container) {
         if (json_is_string(one) && is_mounted(container, json_string_value(one)))
             json_array_append(kept, (json_t *)one);
     }
+    (void)snprintf(oem, sizeof oem, WINDOWS_OEM "%.40s", id ? id : "");
+    if (is_mounted(container, oem))
+        json_array_append_new(kept, json_string(oem));
     return json_array_size(kept) ? json_dumps(kept, JSON_COMPACT) : NULL;
 }

@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "fmt/json.h"
 #include "server/runtime/docker/adopt/parts.h"
+#include "server/runtime/docker/windows/windows.h"
 
 #define MARK             "opensandbox-adopted-"
 #define LABEL_SIDECAR    LABEL "adopted-sidecar" // of a mark: the container that goes with it
@@ -154,8 +155,8 @@ static int remove_one(struct engine *e, const char *what, const char *name, cons
     return error_wrap(err, "%s%s", what, name);
 }
 
-// Only what the reference has marked as made by itself.
-static int remove_volume(struct engine *e, const char *name, struct error *err) {
+// Only what the reference has marked as made by itself, or named after the sandbox.
+static int remove_volume(struct engine *e, const char *name, const char *id, struct error *err) {
     cleanup_json json_t *volume = NULL;
     struct strbuf path cleanup_strbuf;
     strbuf_init(&path, ENGINE_PATH_MAX);
@@ -165,7 +166,10 @@ static int remove_volume(struct engine *e, const char *name, struct error *err) 
     if (engine_do(e, &c, &volume, err))
         return err->kind == ENOENT ? engine_forgive(err) : -1;
     const char *by = foreign_label(json_object_get(volume, "Labels"), LABEL_MANAGED_BY);
-    return by && strcmp(by, "server") == 0 ? remove_one(e, "/volumes/", name, "", err) : 0;
+    bool made = by && strcmp(by, "server") == 0;
+    bool guests = strncmp(name, WINDOWS_OEM, strlen(WINDOWS_OEM)) == 0 &&
+                  strcmp(name + strlen(WINDOWS_OEM), id) == 0;
+    return made || guests ? remove_one(e, "/volumes/", name, "", err) : 0;
 }
 
 int foreign_follow(struct engine *e, const json_t *volume, struct error *err) {
@@ -181,7 +185,8 @@ int foreign_follow(struct engine *e, const json_t *volume, struct error *err) {
         return -1;
     cleanup_json json_t *names = text ? json_parse(text, strlen(text), NULL, &ignored) : NULL;
     json_array_foreach(names, i, one) {
-        if (json_is_string(one) && remove_volume(e, json_string_value(one), err))
+        if (json_is_string(one) &&
+            remove_volume(e, json_string_value(one), name + strlen(MARK), err))
             return -1;
     }
     return 0;

@@ -61,7 +61,7 @@ bool windows_is_device(const char *message) {
 
 int windows_volume(struct docker *d, const char *id, json_t *binds, struct error *err) {
     char name[VOLUME_NAME_SIZE];
-    (void)snprintf(name, sizeof name, "opensandbox-win-oem-%.40s", id);
+    (void)snprintf(name, sizeof name, WINDOWS_OEM "%.40s", id);
     cleanup_json json_t *body =
         json_pack("{s:s,s:o}", "Name", name, "Labels", docker_owner_labels(d, id));
     const struct engine_call c = {.method = "POST", .path = "/volumes/create", .body = body};
@@ -203,8 +203,13 @@ static int fetch(struct docker *d, struct strbuf *archive, struct error *err) {
     const struct image_request q = {.reference = d->settings.execd_image};
     struct image_info image;
     char helper[CONTAINER_ID_SIZE];
-    if ((!docker_image_ready(d, &q, &image) && docker_image_ensure(d, &q, &image, err)) ||
-        docker_helper_make(d, image.id, NULL, helper, err))
+    if (!docker_image_ready(d, &q, &image) && docker_image_ensure(d, &q, &image, err)) {
+        struct error cause = *err; // no image of the user's, so no 400
+        return engine_is_away(err)
+                   ? -1
+                   : error_set(err, cause.kind, "runtime.execd_image: %s", cause.message);
+    }
+    if (docker_helper_make(d, image.id, NULL, helper, err))
         return -1;
     int r = read_files(d, helper, archive, err);
     docker_helper_remove(d, helper);

@@ -11,6 +11,8 @@
 
 #include "server/runtime/docker/internal.h"
 
+// Its volume of install.bat and execd.exe: this and the sandbox's id.
+#define WINDOWS_OEM "opensandbox-win-oem-"
 // Ports of the guest that are published: execd, HTTP, RDP (UDP, too), the screen. Any thread.
 extern const unsigned windows_ports[GUEST_PORTS];
 int windows_port_index(unsigned port); // -1: none of them
@@ -19,7 +21,7 @@ int windows_port_index(unsigned port); // -1: none of them
 int windows_check(const struct docker *d, struct error *err);
 bool windows_is_device(const char *message); // an engine's: it has not got one of the devices
 
-// The volume of install.bat and execd.exe, and its bind. It has the sandbox's labels, so it is
+// Makes that volume, and its bind. It has the sandbox's labels, so it is
 // removed with the sandbox, by a failed create and by the sweep of leftovers.
 int windows_volume(struct docker *d, const char *id, json_t *binds, struct error *err);
 // Makes the body of a sandbox's container (container.h) that of a guest's.
