@@ -299,4 +299,4 @@ class FakeEngine:
               ("POST", "/containers/create", create), ("GET", "/containers/([^/]+)/json", inspect), ("POST", "/containers/([^/]+)/start", start),
               ("POST", "/containers/([^/]+)/(pause|unpause)", pause), ("DELETE", "/containers/([^/]+)", remove),
               ("GET", "/containers/([^/]+)/archive", get_file), ("PUT", "/containers/([^/]+)/archive", put_files), ("GET", "/volumes", list_volumes),
-              ("GET", "/volumes/(.+)", volume),              ("POST", "/volumes/create", make_volume), ("DELETE", "/volumes/(.+)", remove_volume)]
+              ("GET", "/volumes/(.+)", volume), ("POST", "/volumes/create", make_volume), ("DELETE", "/volumes/(.+)", remove_volume)]
