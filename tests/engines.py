@@ -281,7 +281,6 @@ SNAPSHOTS = {"test_sparse_files_stay_sparse": "a commit writes out what is a hol
 EXPECTED = {
     "dockerd": SNAPSHOTS,
     "podman": {**SNAPSHOTS,
-               "test_terminal_through_the_server": "Podman sets TERM=xterm in every container",
                "test_inside": "its seccomp profile allows user namespaces"},
     "podman-rootless": {"test_container_is_as_asked": "no limits on control groups v1, and execd's port is published",
                         "test_python_sdk": PAUSE, "test_restart_of_the_server": PAUSE,

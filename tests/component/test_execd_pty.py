@@ -35,6 +35,16 @@ def test_rest(execd, pty, tmp_path):
         assert (r.status, r.json()["code"]) == (404, "CONTEXT_NOT_FOUND")
 
 
+@pytest.mark.parametrize("env,term", [({"TERM": "xterm", "container": "podman"}, "xterm-256color"), ({"TERM": "vt100", "container": "podman"}, "vt100"),
+                                      ({"TERM": "xterm"}, "xterm")])
+def test_term_is_what_somebody_chose(env, term):
+    with Execd(token="", env=env) as e:
+        c = Pty(e).open()
+        c.until(rb"[#$] $")
+        c.type("echo =$TERM; env | grep -c ^TERM=\n")
+        c.until(rf"={term}\r\n1\r\n".encode())
+
+
 def test_rest_refuses(execd):
     for body, status in ((b"{", 400), ({"cwd": 1}, 400), ({"command": []}, 400), ({"cwd": "/etc/passwd"}, 500)):
         r = execd.request("POST", "/pty", body)

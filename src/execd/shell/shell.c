@@ -5,10 +5,25 @@
 
 #include "execd/process.h"
 
-static bool is_set(char *const *envp, const char *entry) {
-    size_t n = strcspn(entry, "=") + 1;
+static bool holds(char *const *envp, const char *entry) {
     for (; *envp; envp++)
-        if (!strncmp(*envp, entry, n))
+        if (!strcmp(*envp, entry))
+            return true;
+    return false;
+}
+
+// What an engine puts into every container is nobody's choice: Podman's TERM=xterm.
+static bool is_unasked(char *const *envp, const char *entry) {
+    return !strcmp(entry, "TERM=xterm") && holds(envp, "container=podman");
+}
+
+static size_t name_length(const char *entry) {
+    return strcspn(entry, "=") + 1;
+}
+
+static bool is_chosen(char *const *envp, const char *entry) {
+    for (char *const *e = envp; *e; e++)
+        if (!strncmp(*e, entry, name_length(entry)) && !is_unasked(envp, *e))
             return true;
     return false;
 }
@@ -29,10 +44,13 @@ int shell_prepare(struct shell *s, struct arena *a, const char *cwd, const char 
     if (!s->envp || !pwd)
         return error_errno(err, ENOMEM, "environment");
     s->envp[n++] = pwd;
-    if (otherwise && !is_set(given, otherwise))
+    if (otherwise && is_chosen(given, otherwise))
+        otherwise = NULL;
+    if (otherwise)
         s->envp[n++] = (char *)otherwise;
     for (size_t i = 0; i < count; i++)
-        if (strncmp(given[i], "PWD=", 4) != 0)
+        if (strncmp(given[i], "PWD=", 4) != 0 &&
+            (!otherwise || strncmp(given[i], otherwise, name_length(otherwise)) != 0))
             s->envp[n++] = given[i];
     return 0;
 }

@@ -12,8 +12,8 @@ struct shell {
     bool bash;        // else a POSIX sh, which knows no --norc
     char **envp;      // execd's, the EXECD_ENVS file over it, PWD
 };
-// All memory from the arena. `otherwise`: an entry for a variable that is not set, or NULL. ENOENT
-// when the image has no shell.
+// All memory from the arena. `otherwise`: an entry for a variable that nobody chose, or NULL;
+// Podman's TERM=xterm, which every container has, is no choice. ENOENT when the image has no shell.
 int shell_prepare(struct shell *s, struct arena *a, const char *cwd, const char *otherwise,
                   struct error *err);
 
