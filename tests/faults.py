@@ -24,6 +24,10 @@ class Preload:
         self.words[:16] = struct.pack("qq", starve, full)
         fcntl.flock(self.file, fcntl.LOCK_EX if hold else fcntl.LOCK_UN)
 
+    def starving(self):
+        """The allocation that is to fail has not come yet."""
+        return struct.unpack("q", self.words[:8])[0] > 0
+
 
 class Relay:
     """Between a server and its engine, on a unix socket and on a port. `refused` is an expression for "METHOD /path" of calls that are
