@@ -442,7 +442,7 @@ def policy_examples(x):
     pids = egress_pids(x, made)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    killer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])  # while they ask
+    killer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in reversed(pids)])  # while they ask
     killer.start()
     for r in at_once(*((ask, method, made, body) for method, body in {"GET": None, **bodies}.items())):
         assert r.json()["code"] == "BACKEND_RESPONSE_FAILED"
