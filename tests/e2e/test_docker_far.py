@@ -8,10 +8,13 @@ import subprocess
 import time
 
 import pytest
+from opensandbox import SandboxSync
+from opensandbox.config import ConnectionConfigSync
 
 import engines
 import harness
 from test_docker_engine import other_ports_are_reached
+from test_terminal import Terminal
 
 
 def openssl(directory, *args):
@@ -139,6 +142,45 @@ def carriers(home):
     return found
 
 
+def programs_of(s):
+    """Pids of every ssh that its server has started."""
+    found = []
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if (p / "comm").read_text() == "ssh\n" and f"DOCKER_HOST={s.env['DOCKER_HOST']}".encode() in (p / "environ").read_bytes().split(b"\0"):
+                found.append(int(p.name))
+        except OSError:
+            continue
+    return found
+
+
+def used_by_clients(s):
+    """The official client, and a terminal, from create to delete."""
+    config = ConnectionConfigSync(domain=f"127.0.0.1:{s.port}", api_key=s.key)
+    sb = SandboxSync.create(harness.IMAGE, connection_config=config)
+    try:
+        assert "".join(m.text for m in sb.commands.run("echo $((6 * 7))").logs.stdout).strip() == "42"
+        data = "x" * 3000000
+        sb.files.write_file("/tmp/big", data)
+        assert sb.files.read_file("/tmp/big") == data
+        t = Terminal(s, sb.id, s.execd("POST", sb.id, "/pty").json()["session_id"])
+        t.text("connected")
+        t.type("stty size; exit 6\n")
+        assert t.text("exit")["exit_code"] == 6 and b"24 80" in t.seen
+    finally:
+        sb.kill()
+        sb.close()
+
+
+def median(what, times, action):
+    took = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        action()
+        took.append((time.perf_counter() - begun) * 1000)
+    print(f"{what} through ssh: median {sorted(took)[times // 2]:.2f} ms")
+
+
 def carried_by_ssh(s, engine):
     """One ssh for all; it may end at any time, and so may the server."""
     i = s.create()["id"]
@@ -156,12 +198,11 @@ def carried_by_ssh(s, engine):
             assert end == s.kill or not home.exists()
             s.start()
         assert s.run(i, "echo again")[1] == "again\n"
-    took = []
-    for _ in range(100):
-        begun = time.perf_counter()
-        assert s.execd("GET", i, "/ping").status == 200
-        took.append((time.perf_counter() - begun) * 1000)
-    print(f"GET /ping through ssh: median {sorted(took)[50]:.2f} ms")
+    median("GET /ping", 100, lambda: s.execd("GET", i, "/ping"))
+    made = []
+    median("create", 10, lambda: made.append(s.create()["id"]))
+    for m in made:
+        s.delete(m)
     s.delete(i)
     assert not (home / port["HostPort"]).exists()
 
@@ -186,7 +227,11 @@ def test_ssh(tmp_path):
         servers.append(s)
         s.start()
         serves(s, engine)
+        used_by_clients(s)
         carried_by_ssh(s, engine)
+        assert programs_of(s)
+        s.stop()
+        harness.wait_until(lambda: not programs_of(s), "no ssh of it is left", 5)
     finally:
         for s in servers:
             s.remove()
