@@ -110,7 +110,8 @@ static void wire_dress(struct wire *w) {
     if (e->address.kind == ENGINE_ADDRESS_UNIX)
         SET(CURLOPT_UNIX_SOCKET_PATH, e->address.path);
     if (e->tunnel)
-        SET(CURLOPT_ABSTRACT_UNIX_SOCKET, engine_tunnel_name(e->tunnel));
+        // a path: libcurl (7.88) never uses a connection to an abstract socket again
+        SET(CURLOPT_UNIX_SOCKET_PATH, engine_tunnel_name(e->tunnel));
     if (e->settings.tls) {
         SET(CURLOPT_CAINFO, e->ca);
         SET(CURLOPT_SSLCERT, e->cert);

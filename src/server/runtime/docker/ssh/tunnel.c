@@ -1,10 +1,11 @@
 #include "server/runtime/docker/ssh/tunnel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
@@ -13,7 +14,6 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "base/random.h"
 #include "io/spawn.h"
 
 enum { PROGRAMS = 64, BACKLOG = 64 };
@@ -21,8 +21,8 @@ enum { PROGRAMS = 64, BACKLOG = 64 };
 struct engine_tunnel {
     pthread_t thread;
     char *const *argv;
-    char name[48];
-    int listener;
+    char name[32];
+    int listener, inode;    // of its socket, O_PATH
     int programs[PROGRAMS]; // pidfds; -1: free
 };
 
@@ -53,7 +53,7 @@ static void start(struct engine_tunnel *t, int fd) {
         log_warning("engine: %s: %s", t->argv[0], err.message);
 }
 
-// Others on this host may connect to an abstract socket, too.
+// Whoever sees our descriptors could connect, too.
 static bool is_us(int fd) {
     struct ucred peer;
     socklen_t len = sizeof peer;
@@ -71,30 +71,44 @@ static void *run(void *arg) {
     }
 }
 
+// A socket whose name is gone as soon as it is bound: it is reached by a descriptor, through /proc.
+static int bind_unnamed(struct engine_tunnel *t) {
+    char dir[] = "/tmp/opensandbox-XXXXXX"; // 0700
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    if (!mkdtemp(dir))
+        return errno;
+    (void)snprintf(a.sun_path, sizeof a.sun_path, "%s/engine", dir);
+    int r = bind(t->listener, (struct sockaddr *)&a, sizeof a) ? errno : 0;
+    if (!r && (t->inode = open(a.sun_path, O_PATH | O_CLOEXEC)) < 0)
+        r = errno;
+    (void)unlink(a.sun_path); // it may not be there
+    (void)rmdir(dir);
+    (void)snprintf(t->name, sizeof t->name, "/proc/self/fd/%d", t->inode);
+    return r;
+}
+
+static void close_sockets(struct engine_tunnel *t) {
+    if (t->inode >= 0)
+        (void)close(t->inode);
+    if (t->listener >= 0)
+        (void)close(t->listener);
+}
+
 struct engine_tunnel *engine_tunnel_new(char *const *argv, struct error *err) {
     struct engine_tunnel *t = calloc(1, sizeof *t);
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    char word[33];
     if (!t)
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
     for (size_t i = 0; i < PROGRAMS; i++)
         t->programs[i] = -1;
-    random_hex(word, 32);
-    (void)snprintf(t->name, sizeof t->name, "opensandbox-%s", word);
-    (void)snprintf(a.sun_path + 1, sizeof a.sun_path - 1, "%s", t->name);
-    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(t->name));
     t->argv = argv;
+    t->inode = -1;
     t->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int r = t->listener < 0 || bind(t->listener, (struct sockaddr *)&a, len) ||
-                    listen(t->listener, BACKLOG)
-                ? errno
-                : 0;
+    int r = t->listener < 0 ? errno : bind_unnamed(t);
     if (!r)
-        r = pthread_create(&t->thread, NULL, run, t);
+        r = listen(t->listener, BACKLOG) ? errno : pthread_create(&t->thread, NULL, run, t);
     if (!r)
         return t;
-    if (t->listener >= 0)
-        (void)close(t->listener);
+    close_sockets(t);
     free(t);
     return (void)error_errno(err, r, "socket for ssh"), NULL;
 }
@@ -112,7 +126,7 @@ void engine_tunnel_free(struct engine_tunnel *t) {
         (void)spawn_wait(t->programs[i], -1, &status);
         (void)close(t->programs[i]);
     }
-    (void)close(t->listener);
+    close_sockets(t);
     free(t);
 }
 

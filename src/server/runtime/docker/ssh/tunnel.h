@@ -9,6 +9,6 @@ struct engine_tunnel;
 // argv is borrowed; "ssh" is searched in PATH. One thread.
 struct engine_tunnel *engine_tunnel_new(char *const *argv, struct error *err);
 void engine_tunnel_free(struct engine_tunnel *t);              // ends what still runs; NULL is fine
-const char *engine_tunnel_name(const struct engine_tunnel *t); // of an abstract unix socket
+const char *engine_tunnel_name(const struct engine_tunnel *t); // path of its socket
 
 #endif
