@@ -311,7 +311,8 @@ def test_pings_keep_the_stream_alive():
 
 def test_stop_ends_streams_with_their_last_event():
     with Execd() as e:
-        e.background("trap 'echo bye >%s/bye; exit' TERM; while :; do sleep 0.05; done" % e.dir.name)
+        other = e.background("trap 'echo bye >%s/bye; exit' TERM; echo ready; while :; do sleep 0.05; done" % e.dir.name)
+        wait_until(lambda: e.logs(other).body == b"ready\n", "it listens")
         c, r = e.open("POST", "/command", {"command": "echo hi; sleep 60"})
         first = b"".join(r.readline() for _ in range(6))
         os.kill(e.pid, signal.SIGTERM)

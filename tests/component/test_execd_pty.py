@@ -402,4 +402,4 @@ def test_top_through_a_terminal(pty):
     t.resize(120, 50)
     t.until(shows_top(50), "top after the reconnect")
     c.type("q")
-    assert c.text("exit")["exit_code"] == 0
+    assert c.text("exit")["exit_code"] == 0, c.live[-400:]
