@@ -45,7 +45,7 @@ run: build ## the server in the foreground with CONFIG=file
 	$(BUILD)/release/src/server/opensandbox-server $(if $(CONFIG),--config $(CONFIG))
 
 test: deps-test build-test ## unit, component, e2e without the slow ones, and a little fuzz; at most 12 minutes
-	@CHECK_QUICK=1 FUZZ_SECONDS=2 python3 tools/check.py unit component e2e fuzz
+	@CHECK_QUICK=1 FUZZ_SECONDS=1 python3 tools/check.py unit component e2e fuzz
 
 test-unit: deps-test build-test ## unit and component tests only
 	@python3 tools/check.py unit component

@@ -16,6 +16,8 @@ import harness
 from test_docker_engine import other_ports_are_reached
 from test_terminal import Terminal
 
+pytestmark = pytest.mark.slow
+
 
 def openssl(directory, *args):
     subprocess.run(["openssl", *args], cwd=directory, check=True, capture_output=True)
