@@ -56,7 +56,7 @@ static int choose_publishing(struct docker *d, struct error *err) {
         d->settings.publish_host = engine_is_socket(d->engine) || ssh ? "127.0.0.1" : "0.0.0.0";
     if (!ssh || docker_publishes_openly(d))
         return 0;
-    d->forwards = ssh_forwards_new(ssh, d->settings.instance, err);
+    d->forwards = ssh_forwards_new(ssh, d->settings.publish_host, d->settings.instance, err);
     return d->forwards ? 0 : -1;
 }
 

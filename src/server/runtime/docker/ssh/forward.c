@@ -23,6 +23,7 @@ enum { READY_MS = 15000, ORDER_MS = 10000, RETRY_MS = 1000, ARGS = 48, ERRORS_MA
 
 struct ssh_forwards {
     char *const *ssh;
+    const char *host;
     char directory[64], control[80];
     pthread_mutex_t lock; // guards what follows, and orders to ssh
     int master;           // pidfd; -1: none
@@ -108,13 +109,13 @@ static int start_master(struct ssh_forwards *f, struct error *err) {
 }
 
 static int order(struct ssh_forwards *f, const char *what, unsigned port, struct error *err) {
-    char control[100], path[80], forward[128];
+    char control[100], path[80], forward[400];
     struct strbuf errors cleanup_strbuf;
     struct exit_status status = {0};
     strbuf_init(&errors, ERRORS_MAX);
     path_of(f, port, path);
     (void)snprintf(control, sizeof control, "-oControlPath=%s", f->control);
-    (void)snprintf(forward, sizeof forward, "-L%s:127.0.0.1:%u", path, port);
+    (void)snprintf(forward, sizeof forward, "-L%s:[%s]:%u", path, f->host, port);
     const char *const options[] = {control, "-O", what, forward, NULL};
     char *argv[ARGS];
     command(f, options, argv);
@@ -195,11 +196,13 @@ static int own_directory(const char *path, struct error *err) {
     return 0;
 }
 
-struct ssh_forwards *ssh_forwards_new(char *const *ssh, const char *name, struct error *err) {
+struct ssh_forwards *ssh_forwards_new(char *const *ssh, const char *host, const char *name,
+                                      struct error *err) {
     struct ssh_forwards *f = calloc(1, sizeof *f);
     if (!f)
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
     f->ssh = ssh;
+    f->host = host;
     f->master = -1;
     (void)snprintf(f->directory, sizeof f->directory, "/tmp/opensandbox-ssh-%.32s", name);
     (void)snprintf(f->control, sizeof f->control, "%s/ssh", f->directory);

@@ -8,9 +8,11 @@
 #include "base/error.h"
 
 struct ssh_forwards;
-// ssh: argv up to the remote command, NULL-terminated, borrowed. name: the directory's, one of a
-// running server alone; what a killed one left there is taken over. Starts nothing yet.
-struct ssh_forwards *ssh_forwards_new(char *const *ssh, const char *name, struct error *err);
+// ssh: argv up to the remote command, NULL-terminated; host: the loopback address that ports are
+// published on there; both borrowed. name: the directory's, one of a running server alone; what a
+// killed one left there is taken over. Starts nothing yet.
+struct ssh_forwards *ssh_forwards_new(char *const *ssh, const char *host, const char *name,
+                                      struct error *err);
 void ssh_forwards_free(struct ssh_forwards *f); // ends ssh and its connections; NULL is fine
 
 // A connected, non-blocking socket. Whether anything listens there shows when it is used. Workers,
