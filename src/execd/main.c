@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -20,6 +21,7 @@
 #include "execd/orphans.h"
 #include "execd/routes.h"
 #include "fmt/json.h"
+#include "io/clone3.h"
 #include "io/signals.h"
 #include "io/stream.h"
 
@@ -40,7 +42,8 @@ struct program {
     struct signal_watch stop[2]; // plain mode
     struct timer grace;
     bool drained;
-    size_t rooms; // that were started
+    bool no_clone3; // the filter is there
+    size_t rooms;   // that were started
     char output_dir[EXECD_PATH_SIZE];
 };
 
@@ -209,10 +212,55 @@ static int prepare(struct program *p, struct error *err) {
     return init_pre_script(self, o->handoff >= 0 ? o->handoff + 2 : -1, err);
 }
 
+#define CLONE3_APPLIED "_EXECD_CLONE3_COMPAT_APPLIED"
+
+// EXECD_CLONE3_COMPAT (execd.md 1.8). argv: of this program, to execute it again under the filter
+// where that is asked for; NULL: the start object is spent, and the filter holds for all threads
+// anyway.
+static int refuse_clone3(struct program *p, char **argv, struct error *err) {
+    enum { OFF, ON, AGAIN };
+    static const struct {
+        const char *word;
+        int mode;
+    } words[] = {{"", OFF}, {"0", OFF},   {"false", OFF}, {"off", OFF}, {"no", OFF},
+                 {"1", ON}, {"true", ON}, {"yes", ON},    {"on", ON},   {"reexec", AGAIN}};
+    static const char blanks[] = " \t\r\n\v\f";
+    const char *given = getenv("EXECD_CLONE3_COMPAT"), *value = given ? given : "";
+    const char *applied = getenv(CLONE3_APPLIED);
+    value += strspn(value, blanks);
+    size_t i = 0, len = strlen(value);
+    while (len && strchr(blanks, value[len - 1]))
+        len--;
+    while (i < ARRAY_SIZE(words) &&
+           (strlen(words[i].word) != len || strncasecmp(words[i].word, value, len) != 0))
+        i++;
+    if (i == ARRAY_SIZE(words))
+        return error_set(
+            err, EINVAL,
+            "EXECD_CLONE3_COMPAT: invalid value \"%.40s\": 1, true, yes, on, reexec, or "
+            "0, false, no, off",
+            given);
+    if (words[i].mode == OFF || p->no_clone3)
+        return 0;
+    p->no_clone3 = true;
+    if (applied && !strcmp(applied, "1"))
+        return 0;
+    if (clone3_refuse(err) < 0)
+        return error_wrap(err, "EXECD_CLONE3_COMPAT");
+    if (words[i].mode == ON || !argv)
+        return 0;
+    (void)setenv(CLONE3_APPLIED, "1", 1); // no memory: it would begin again, and fail
+    (void)execv("/proc/self/exe", argv);
+    return error_errno(err, errno, "EXECD_CLONE3_COMPAT: /proc/self/exe");
+}
+
 static int start(struct program *p, struct error *err) {
-    if (options_handoff(&p->options, &p->arena, err) < 0)
+    if (options_handoff(&p->options, &p->arena, err) < 0 || refuse_clone3(p, NULL, err) < 0)
         return -1;
     start_log(p->options.log_level);
+    if (p->no_clone3)
+        log_warning("EXECD_CLONE3_COMPAT: clone3 answers ENOSYS here, and no program gains "
+                    "privileges (sudo)");
     if (prepare(p, err) < 0 || start_base(p, err) < 0 || start_rooms(p, err) < 0)
         return -1;
     if (start_server(p, err) < 0 || start_init(p, err) < 0)
@@ -277,6 +325,10 @@ int main(int argc, char **argv) {
     arena_init(&p.arena, 8 << 20);
     json_init();
     signals_init();
+    if (refuse_clone3(&p, argv, &err) < 0) {
+        dprintf(2, "%s\n", err.message);
+        return 1;
+    }
     if (options_parse(&p.options, argc, argv, &err) < 0 || p.options.help) {
         if (!p.options.help)
             dprintf(2, "%s\n", err.message);
