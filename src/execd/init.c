@@ -23,6 +23,7 @@ static const int forwarded[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUS
 struct init {
     struct execd *e;
     struct process entry;
+    void (*over)(struct execd *e);
     bool idle;
     struct stream *pipe; // output of the entrypoint
     struct handoff_log log;
@@ -223,6 +224,8 @@ static void write_record(const struct init *i, struct exit_status status, bool o
 
 static void end_with(struct init *i, struct exit_status status) {
     int waiting = 0;
+    if (i->e->stopping)
+        return; // a second SIGTERM
     if (i->pipe && !ioctl(stream_fd(i->pipe), FIONREAD, &waiting))
         for (int rounds = waiting / EXECD_SCRATCH + 1; rounds > 0 && i->pipe; rounds--)
             if (!read_output(i))
@@ -230,8 +233,7 @@ static void end_with(struct init *i, struct exit_status status) {
     bool oom = status.signal == SIGKILL && process_oom_kills() > i->oom_kills;
     i->exit_code = status.signal > 0 ? 128 + status.signal : status.code;
     write_record(i, status, oom);
-    i->e->stopping = true;
-    loop_stop(&i->e->loop);
+    i->over(i->e);
 }
 
 static void on_ended(struct process *p, struct exit_status status) {
@@ -294,6 +296,7 @@ int init_start(struct execd *e, const struct init_settings *s, struct error *err
     e->init = i;
     i->e = e;
     i->record_fd = s->record_fd;
+    i->over = s->over;
     i->idle = init_idles(s->entrypoint);
     if (watch_signals(i, err) < 0)
         return -1;

@@ -1,7 +1,7 @@
 // execd as the first process of a sandbox (docs/architecture.md section 9): it starts the
 // entrypoint, keeps the last of its output, forwards signals to it, and when it ends writes the
-// exit record and ends the loop; execd's own exit code is then the entrypoint's. Without an
-// entrypoint it idles. Reaping is the reaper's (execd/process.h). Loop thread.
+// exit record and says so; execd's own exit code is then the entrypoint's. Without an entrypoint it
+// idles. Reaping is the reaper's (execd/process.h). Loop thread.
 #ifndef EXECD_INIT_H
 #define EXECD_INIT_H
 
@@ -13,6 +13,7 @@ struct init_settings {
     const char *cwd;         // of the entrypoint
     int record_fd;           // exit record and log of base/handoff.h; -1: none, the output is ours
     int log_fd;
+    void (*over)(struct execd *e); // the entrypoint has ended, once: execd is to end, too
 };
 
 // tail -f /dev/null, which every client sends by default, needs no tail.

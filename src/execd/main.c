@@ -28,6 +28,7 @@
 enum {
     BACKLOG = 1024,
     DRAIN_MS = 5000,
+    LAST_MS = 500, // after the end of the entrypoint: for the last events of streams
     GRACE_MS = 3000,
     WORKERS = 4,
     WORKERS_QUEUE = 1024,
@@ -169,23 +170,34 @@ static void on_grace_over(struct timer *t) {
     timer_start(t->loop, t, DRAIN_MS - GRACE_MS, on_give_up);
 }
 
-// SIGTERM: no new requests; what runs is told to end, and killed 3 s later, so that streams get
-// their last event; 5 s are the end of all.
+// No new requests, and what runs ends, so that streams get their last event.
+static void stop(struct program *p, int signal_number, int64_t limit_ms) {
+    p->e.stopping = true;
+    p->e.reaper.quiet = on_quiet;
+    reaper_signal(&p->e.reaper, signal_number);
+    http_server_drain(p->e.http, limit_ms, on_drained, p);
+}
+
+// SIGTERM: what runs is told to end, and killed 3 s later; 5 s are the end of all.
 static void on_stop(struct signal_watch *w, int number) {
     struct program *p = CONTAINER_OF(w - (number == SIGINT), struct program, stop[0]);
     if (p->e.stopping)
         return;
-    p->e.stopping = true;
     log_info("stopping");
-    p->e.reaper.quiet = on_quiet;
     timer_start(&p->e.loop, &p->grace, GRACE_MS, on_grace_over);
-    reaper_signal(&p->e.reaper, SIGTERM);
-    http_server_drain(p->e.http, DRAIN_MS, on_drained, p);
+    stop(p, SIGTERM, DRAIN_MS);
+}
+
+static void on_entrypoint_over(struct execd *e) {
+    struct program *p = CONTAINER_OF(e, struct program, e);
+    timer_start(&e->loop, &p->grace, LAST_MS, on_give_up);
+    stop(p, SIGKILL, LAST_MS);
 }
 
 static int start_init(struct program *p, struct error *err) {
     const struct options *o = &p->options;
     struct init_settings s = {.cwd = o->cwd,
+                              .over = on_entrypoint_over,
                               .record_fd = o->handoff >= 0 ? o->handoff + 1 : -1,
                               .log_fd = o->handoff >= 0 ? o->handoff + 2 : -1};
     if (!o->init) {

@@ -1,8 +1,12 @@
 """SIGTERM to an execd with sessions, terminals and proxied requests under way: it ends by itself, with nothing left open."""
 import http.client
+import os
+import signal
 
-from execd_follow import descendants
-from execd_peer import Execd, wait_until
+import pytest
+
+from execd_follow import Following, descendants, outcome
+from execd_peer import Execd, milliseconds, wait_until
 from execd_session import Session
 from execd_terminal import Pty
 
@@ -42,3 +46,47 @@ def test_sigterm_with_all_under_way():
                 return False
         wait_until(lambda: not [p for p in left if alive(p) and "sleep\0" + "50" not in open(f"/proc/{p}/cmdline").read()],
                    "no shell is left")
+
+
+def test_sigterm_starts_no_run_that_waits(tmp_path):
+    with Execd() as e:
+        session = Session(e)
+        running = session.follow("echo begun; sleep 100")
+        running.until("stdout")
+        waiting = [session.follow(f"touch {tmp_path}/{i}; sleep 100") for i in range(3)]
+        took, code = milliseconds(e.stop)
+        assert code == 0 and took < 2500
+        assert outcome(list(running)) == ("-1", ["signal: terminated"])
+        for w in waiting:
+            assert outcome(list(w)) == ("error running in session. execd is stopping", [])
+        assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("entrypoint,number", [([], signal.SIGTERM), (["sleep", "100"], signal.SIGKILL)])
+def test_the_end_of_the_sandbox_is_told_to_every_stream(entrypoint, number):
+    """Streams end with their terminal event and the final chunk, though all is killed with the entrypoint."""
+    with Execd(init=entrypoint, pid1=True) as e:
+        wait_until(lambda: e.request("GET", "/ping").status == 200, "it answers")
+        command = Following(*e.open("POST", "/command", {"command": "echo begun; sleep 100"}))
+        session = Session(e)
+        run = session.follow("echo begun; sleep 100")
+        for stream in command, run:
+            stream.until("stdout")
+        waiting = session.follow("echo never")
+        idles = not entrypoint
+        target = e.pid if idles else next(p for p in e.children() if open(f"/proc/{p}/cmdline").read().startswith("sleep\0"))
+        os.kill(target, number)
+        took, code = milliseconds(e.wait)
+        assert (code == 0 if idles else code == 137) and took < 450
+        assert outcome(list(command)) == outcome(list(run)) == ("-1", ["signal: killed"])
+        assert outcome(list(waiting)) == ("error running in session. execd is stopping", [])
+
+
+def test_a_stream_that_goes_on_does_not_hold_the_end_of_the_sandbox():
+    with Execd(init=[]) as e:
+        wait_until(lambda: e.request("GET", "/ping").status == 200, "it answers")
+        watch = Following(*e.open("GET", "/metrics/watch"))
+        os.kill(e.pid, signal.SIGTERM)
+        took, code = milliseconds(e.wait)
+        assert code == 0 and took < 1000
+        watch.close()

@@ -259,11 +259,13 @@ static void session_next(struct session *s) {
     struct error err;
     while (!list_empty(&s->runs)) {
         struct run *r = LIST_ENTRY(s->runs.next, struct run, node);
-        if (r->started || (!s->deleted && run_start(r, &err) == 0))
+        const char *closed = s->deleted       ? "error running in session. session was deleted"
+                             : s->e->stopping ? "error running in session. execd is stopping"
+                                              : NULL;
+        if (r->started || (!closed && run_start(r, &err) == 0))
             return;
-        if (s->deleted)
-            run_error(r, CODE_RUNTIME, "error running in session. session was deleted", NULL,
-                      false);
+        if (closed)
+            run_error(r, CODE_RUNTIME, closed, NULL, false);
         else
             run_error(r, "CommandExecError", err.message, err.message, false);
         events_end(r->events);
@@ -338,7 +340,10 @@ static bool read_run(struct http_exchange *x, struct run *r) {
         r->cwd = strdup(path);
     }
     r->command = strdup(command);
-    return true;
+    if (r->command && (r->cwd || !*cwd))
+        return true;
+    execd_fail(x, 503, CODE_RUNTIME, "out of memory");
+    return false;
 }
 
 void handle_session_run(struct http_exchange *x) {
