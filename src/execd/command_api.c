@@ -49,9 +49,10 @@ static int take_argv(struct arena *a, const json_t *list, struct command_spec *s
     char **argv = arena_alloc(a, (count + 1) * sizeof *argv);
     for (size_t i = 0; argv && i < count; i++) {
         const json_t *item = json_array_get(list, i);
-        if (!json_is_string(item) || (!i && !json_string_length(item)))
+        bool none = json_is_null(item) || (json_is_string(item) && !json_string_length(item));
+        if ((!none && !json_is_string(item)) || (none && !i))
             return error_set(err, EINVAL, "argv[%zu] must be a%s string", i, i ? "" : " non-empty");
-        argv[i] = (char *)json_string_value(item);
+        argv[i] = (char *)(none ? "" : json_string_value(item));
         length += strlen(argv[i]) + 1;
     }
     char *content = argv ? arena_alloc(a, length) : NULL;

@@ -187,11 +187,11 @@ static int add_object(struct variables *v, const json_t *envs, struct error *err
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)envs, name, value) {
-        if (!json_is_string(value))
+        if (!json_is_string(value) && !json_is_null(value))
             return error_set(err, EINVAL, "envs.%s must be a string", name);
         if (!*name || strchr(name, '='))
             return error_set(err, EINVAL, "envs: \"%s\" is no name of a variable", name);
-        if (put(v, name, strlen(name), json_string_value(value)) < 0)
+        if (put(v, name, strlen(name), json_is_null(value) ? "" : json_string_value(value)) < 0)
             return error_set(err, ENOMEM, "out of memory");
     }
     return 0;

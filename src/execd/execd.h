@@ -89,6 +89,8 @@ void execd_fail(struct http_exchange *x, unsigned status, const char *code, cons
 // execd_member(). An empty body is {} when `optional`. Otherwise answers 400 CODE_BODY and returns
 // NULL. The caller owns it.
 json_t *execd_body(struct http_exchange *x, bool optional);
+// The same for JSON_ARRAY, too; null is an empty one of either.
+json_t *execd_body_of(struct http_exchange *x, json_type type, bool optional);
 // Member by name without case; NULL when absent or null. Exact spelling wins.
 json_t *execd_member(const json_t *object, const char *name);
 // First value of a query parameter, decoded by Go's rules (execd.md 2.1); NULL when absent. Lives

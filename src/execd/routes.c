@@ -124,21 +124,27 @@ void execd_fail(struct http_exchange *x, unsigned status, const char *code, cons
     http_reply_error(x, &err);
 }
 
-json_t *execd_body(struct http_exchange *x, bool optional) {
+json_t *execd_body_of(struct http_exchange *x, json_type type, bool optional) {
     json_error_t why;
-    if (optional && x->body[strspn(x->body, " \t\r\n")] == '\0' && !memchr(x->body, 0, x->body_len))
-        return json_object();
-    json_t *j = json_loadb(x->body, x->body_len, JSON_DISABLE_EOF_CHECK | JSON_DECODE_ANY, &why);
-    if (json_is_null(j)) { // the zero value of everything
-        json_decref(j);
-        j = json_object();
-    }
-    if (json_is_object(j))
+    bool none =
+        optional && x->body[strspn(x->body, " \t\r\n")] == '\0' && !memchr(x->body, 0, x->body_len);
+    json_t *j =
+        none ? json_null()
+             : json_loadb(x->body, x->body_len, JSON_DISABLE_EOF_CHECK | JSON_DECODE_ANY, &why);
+    if (json_is_null(j)) // the zero value of everything
+        j = type == JSON_OBJECT ? json_object() : json_array();
+    if (j && json_typeof(j) == type)
         return j;
     execd_fail(x, 400, CODE_BODY, "error parsing request, MAYBE invalid body format. %s",
-               j ? "an object is expected" : why.text);
+               !j                    ? why.text
+               : type == JSON_OBJECT ? "an object is expected"
+                                     : "an array is expected");
     json_decref(j);
     return NULL;
+}
+
+json_t *execd_body(struct http_exchange *x, bool optional) {
+    return execd_body_of(x, JSON_OBJECT, optional);
 }
 
 json_t *execd_member(const json_t *object, const char *name) {

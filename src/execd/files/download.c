@@ -108,22 +108,24 @@ static int unsatisfiable(struct download *d, const char *why) {
     return error_api(&d->err, 416, CODE_UNKNOWN, "invalid range: %s", why);
 }
 
-static bool not_after(const struct download *d, const char *date, bool *ret) {
+// Seconds from the date of a field to the file's time, above 0 when it changed since; false when
+// that is no date.
+static bool changed_since(const struct download *d, const char *date, int64_t *ret) {
     int64_t then;
     if (!files_date_parse(date, &then))
         return false;
-    *ret = d->st.st_mtim.tv_sec <= then;
+    *ret = d->st.st_mtim.tv_sec - then;
     return true;
 }
 
 // Status and what is to be read (RFC 9110 13.2.2).
 static int decide(struct download *d) {
-    bool same;
+    int64_t since;
     const char *range = d->range;
     uint64_t start, len;
     d->status = 200;
     d->left = d->size;
-    if (range && d->if_range && !(not_after(d, d->if_range, &same) && same))
+    if (range && d->if_range && (!changed_since(d, d->if_range, &since) || since))
         range = NULL;
     switch (files_range_parse(range, d->size, &start, &len)) {
     case FILES_RANGE_MALFORMED: return unsatisfiable(d, "malformed");
@@ -135,9 +137,9 @@ static int decide(struct download *d) {
         return 0;
     case FILES_RANGE_WHOLE: break;
     }
-    if (not_after(d, d->if_unmodified, &same) && !same)
+    if (changed_since(d, d->if_unmodified, &since) && since > 0)
         d->status = 412;
-    else if (not_after(d, d->if_modified, &same) && same)
+    else if (changed_since(d, d->if_modified, &since) && since <= 0)
         d->status = 304;
     return 0;
 }

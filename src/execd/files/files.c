@@ -12,6 +12,7 @@
 #include "execd/files/task.h"
 #include "execd/files/tree.h"
 #include "execd/handlers.h"
+#include "fmt/json.h"
 
 static struct files_task *task_with_paths(struct http_exchange *x) {
     struct files_task *t = files_task_new(x);
@@ -33,7 +34,8 @@ static int info_one(struct files_task *t, json_t *all, const char *given, struct
     cleanup_close int fd = files_open(&t->who, path, O_PATH | O_NOFOLLOW);
     if (fd < 0 || fstat(fd, &st))
         return files_error(err, errno, "error accessing file:", path);
-    if (json_object_set_new(all, given, files_info(&t->who, path, &st)) < 0)
+    cleanup_json json_t *key = files_text(given); // the path as it was given
+    if (json_object_set_new(all, json_string_value(key), files_info(&t->who, path, &st)) < 0)
         return error_api(err, 500, CODE_RUNTIME, "cannot describe %s", given);
     return 0;
 }
@@ -275,13 +277,13 @@ static int list(struct files_task *t, struct error *err) {
 
 void handle_directories_list(struct http_exchange *x) {
     struct files_task *t = task_with_paths(x);
-    const char *depth = execd_query(x, "depth");
     if (!t)
         return;
+    const char *depth = execd_query(x, "depth");
     t->depth = 1;
     if (!t->paths[0] || !*t->paths[0])
         execd_fail(x, 400, CODE_QUERY, "missing query parameter 'path'");
-    else if (depth && *depth && parse_u64(depth, 0, INT32_MAX, &t->depth) < 0)
+    else if (depth && *depth && parse_u64(depth, 0, INT64_MAX, &t->depth) < 0)
         execd_fail(x, 400, CODE_BODY, "invalid query parameter 'depth': %s", depth);
     else {
         files_task_start(t, list);

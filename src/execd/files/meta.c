@@ -24,6 +24,8 @@ static int text_member(const json_t *object, const char *name, const char *code,
 int files_meta_parse(const json_t *object, const char *code, struct files_meta *ret,
                      struct error *err) {
     *ret = (struct files_meta){0};
+    if (json_is_null(object))
+        return 0; // nothing is asked for
     if (!json_is_object(object))
         return error_api(err, 400, code, "an object with owner, group and mode is expected");
     json_t *mode = execd_member(object, "mode");

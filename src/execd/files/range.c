@@ -37,6 +37,8 @@ static enum files_range one_range(const char *text, size_t len, uint64_t size, u
     if (head == 0) {
         if (!number(dash + 1, tail, &last))
             return FILES_RANGE_MALFORMED;
+        if (!size && last)
+            return FILES_RANGE_OUTSIDE; // there is no byte that a Content-Range could name
         *ret_len = last < size ? last : size;
         *ret_start = size - *ret_len;
         return FILES_RANGE_PART;

@@ -10,7 +10,7 @@
 #include "execd/files/tree.h"
 #include "execd/handlers.h"
 
-enum { REPLACE_READ = 128 * 1024, OLD_MAX = 1 << 20 };
+enum { REPLACE_READ = 128 * 1024 };
 
 DEFINE_CLEANUP(struct files_glob *, files_glob_free)
 
@@ -104,7 +104,7 @@ static int replace_window(struct replacement *r, struct strbuf *window, bool las
 
 static int replace_stream(struct replacement *r, int from, const atomic_bool *gone) {
     cleanup_strbuf struct strbuf window;
-    strbuf_init(&window, 2 * (REPLACE_READ + OLD_MAX));
+    strbuf_init(&window, 2 * (REPLACE_READ + r->old_len));
     for (;;) {
         char *room = strbuf_reserve(&window, REPLACE_READ);
         ssize_t n = room ? read(from, room, REPLACE_READ) : -1;
@@ -140,20 +140,28 @@ static int replace_file(struct files_task *t, struct replacement *r, const char 
     return r->count ? files_place_commit(&t->who, &r->place, path, NULL, err) : 0;
 }
 
+// Members that are absent or null are empty texts.
+static int replacement_read(const json_t *item, const char *given, struct replacement *ret,
+                            struct error *err) {
+    const json_t *old = execd_member(item, "old"), *fresh = execd_member(item, "new");
+    if ((!json_is_object(item) && !json_is_null(item)) || (old && !json_is_string(old)) ||
+        (fresh && !json_is_string(fresh)))
+        return error_api(err, 400, CODE_BODY, "%.200s: old and new must be strings", given);
+    *ret = (struct replacement){.old = old ? json_string_value(old) : "",
+                                .fresh = fresh ? json_string_value(fresh) : ""};
+    ret->old_len = strlen(ret->old);
+    ret->fresh_len = strlen(ret->fresh);
+    return 0;
+}
+
 static int replace_one(struct files_task *t, const char *given, const json_t *item, json_t *counts,
                        struct error *err) {
-    struct replacement r = {.old = json_string_value(execd_member(item, "old")),
-                            .fresh = json_string_value(execd_member(item, "new"))};
+    struct replacement r;
     const char *path = files_resolve(&t->who, given, err);
-    if (!path)
+    if (!path || replacement_read(item, given, &r, err) < 0)
         return -1;
-    r.old_len = r.old ? strlen(r.old) : 0;
-    r.fresh = r.fresh ? r.fresh : "";
-    r.fresh_len = strlen(r.fresh);
-    if (!r.old_len || r.old_len > OLD_MAX)
-        return error_api(err, 400, CODE_BODY,
-                         r.old_len ? "old content must not be longer than 1 MiB"
-                                   : "old content must not be empty");
+    if (!r.old_len)
+        return error_api(err, 400, CODE_BODY, "old content must not be empty");
     files_place_init(&r.place);
     int result = replace_file(t, &r, path, err);
     files_place_clear(&r.place);
@@ -165,7 +173,13 @@ static int replace_one(struct files_task *t, const char *given, const json_t *it
 
 static int replace(struct files_task *t, struct error *err) {
     const char *given;
-    json_t *item, *counts = json_object();
+    struct replacement unused;
+    json_t *item, *counts;
+    json_object_foreach(t->body, given, item) { // all of it is looked at before anything is done
+        if (replacement_read(item, given, &unused, err) < 0)
+            return -1;
+    }
+    counts = json_object();
     json_object_foreach(t->body, given, item) {
         if (replace_one(t, given, item, counts, err) < 0) {
             json_decref(counts);
@@ -180,9 +194,9 @@ static int replace(struct files_task *t, struct error *err) {
 
 void handle_files_replace(struct http_exchange *x) {
     struct files_task *t = files_task_new(x);
-    const char *verbose = execd_query(x, "verbose");
     if (!t || !files_task_body(t, JSON_OBJECT))
         return;
+    const char *verbose = execd_query(x, "verbose");
     t->verbose = verbose && !strcmp(verbose, "true");
     files_task_start(t, replace);
 }

@@ -29,22 +29,10 @@ void files_task_free(struct files_task *t) {
 }
 
 bool files_task_body(struct files_task *t, json_type type) {
-    json_error_t why = {.text = "an array is expected"};
-    if (type == JSON_OBJECT) {
-        t->body = execd_body(t->x, false);
-    } else {
-        t->body = json_loadb(t->x->body, t->x->body_len, JSON_DISABLE_EOF_CHECK, &why);
-        if (!json_is_array(t->body)) {
-            execd_fail(t->x, 400, CODE_BODY, "error parsing request, MAYBE invalid body format. %s",
-                       why.text);
-            json_decref(t->body);
-            t->body = NULL;
-        }
-    }
-    if (t->body)
-        return true;
-    files_task_free(t);
-    return false;
+    t->body = execd_body_of(t->x, type, false);
+    if (!t->body)
+        files_task_free(t);
+    return t->body != NULL;
 }
 
 static void on_gone(struct http_exchange *x) {
