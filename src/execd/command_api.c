@@ -11,7 +11,7 @@
 #include "execd/handlers.h"
 #include "fmt/json.h"
 
-enum { ARGV_MAX = 4096 };
+enum { ARGV_MAX = 4096, ARGV_BYTES_MAX = 2 << 20 }; // bytes: what the kernel takes of all
 
 // ---- POST /command ----
 
@@ -55,6 +55,8 @@ static int take_argv(struct arena *a, const json_t *list, struct command_spec *s
         argv[i] = (char *)(none ? "" : json_string_value(item));
         length += strlen(argv[i]) + 1;
     }
+    if (length > ARGV_BYTES_MAX)
+        return error_set(err, EINVAL, "argv is longer than %d KiB", ARGV_BYTES_MAX / 1024);
     char *content = argv ? arena_alloc(a, length) : NULL;
     if (!content)
         return error_set(err, ENOMEM, "out of memory");
@@ -122,10 +124,15 @@ void handle_command(struct http_exchange *x) {
     cleanup_json json_t *body = execd_body(x, false);
     if (!body)
         return;
-    if (command_spec_read(&spec, execd_of(x), x->arena, body, &err) < 0)
-        execd_fail(x, err.kind == ENOMEM ? 503 : 400, CODE_BODY, "%s", err.message);
-    else
+    if (command_spec_read(&spec, execd_of(x), x->arena, body, &err) == 0)
         command_start(x, &spec);
+    else if (err.kind != ENOMEM)
+        execd_fail(x, 400, CODE_BODY, "%s", err.message);
+    else if (x->arena->used > x->arena->max / 2) // no program could be given them, either
+        execd_fail(x, 400, CODE_BODY, "argv and envs are too large: %zu KiB in all",
+                   x->arena->max / 1024);
+    else
+        execd_fail(x, 503, CODE_RUNTIME, "%s", err.message);
 }
 
 // ---- DELETE /command and DELETE /code ----

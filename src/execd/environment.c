@@ -191,8 +191,11 @@ static int add_object(struct variables *v, const json_t *envs, struct error *err
             return error_set(err, EINVAL, "envs.%s must be a string", name);
         if (!*name || strchr(name, '='))
             return error_set(err, EINVAL, "envs: \"%s\" is no name of a variable", name);
-        if (put(v, name, strlen(name), json_is_null(value) ? "" : json_string_value(value)) < 0)
-            return error_set(err, ENOMEM, "out of memory");
+        if (put(v, name, strlen(name), json_is_null(value) ? "" : json_string_value(value)) == 0)
+            continue;
+        return v->count + 1 >= VARIABLES_MAX
+                   ? error_set(err, EINVAL, "envs: more than %d variables", VARIABLES_MAX)
+                   : error_set(err, ENOMEM, "out of memory");
     }
     return 0;
 }

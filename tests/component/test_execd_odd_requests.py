@@ -61,3 +61,11 @@ def test_if_range_is_exact(execd, work):
     os.utime(work / "f", (1_000_000_000, 1_000_000_000))
     assert download(execd, work / "f", {"Range": "bytes=0-1", "If-Range": "Sun, 09 Sep 2001 01:46:40 GMT"}).status == 206
     assert download(execd, work / "f", {"Range": "bytes=0-1", "If-Range": "Sun, 09 Sep 2001 01:46:41 GMT"}).status == 200
+
+
+@pytest.mark.parametrize("body", [{"command": "true", "envs": {f"V{i}": "x" for i in range(9000)}}, {"command": "true", "envs": {f"V{i}": "x" * 1000 for i in range(3000)}},
+                                  {"argv": ["true"] + ["x" * 1000] * 3000}])
+def test_more_than_a_program_can_be_given(execd, body):
+    r = execd.request("POST", "/command", body)
+    assert r.status == 400 and r.json()["code"] == "INVALID_REQUEST_BODY" and "memory" not in r.json()["message"], r.body
+    assert execd.stdout("echo ${#A}", envs={"A": "x" * 100_000}) == "100000\n"

@@ -204,6 +204,12 @@ def test_stdin_as_text_frames_and_odd_frames(pty):
     c.until(rb"\r\ntext\r\n")
 
 
+def test_a_long_name_of_a_frame_is_cut_between_characters(pty):
+    c = pty().open("?pty=0")
+    c.send(type="x" + "\u00e9" * 100)
+    assert c.text("error")["error"] == 'unknown frame type "x' + "\u00e9" * 31 + '"'
+
+
 def test_typing_more_than_the_shell_reads(pty):
     p = pty(command="read go; wc -c")
     c = p.open("?pty=0")

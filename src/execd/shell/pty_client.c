@@ -5,12 +5,13 @@
 
 #include "base/cleanup.h"
 #include "base/parse.h"
+#include "base/utf8.h"
 #include "execd/handlers.h"
 #include "execd/shell/pty.h"
 #include "execd/shell/pty_frame.h"
 #include "http/websocket.h"
 
-enum { STATUS_TAKEN_OVER = 4001, REFUSED_MAX = 5, TEXT_MAX = 8 * 1024 };
+enum { STATUS_TAKEN_OVER = 4001, REFUSED_MAX = 5, TEXT_MAX = 8 * 1024, TYPE_SHOWN = 64 };
 
 struct pty_client {
     struct list node; // in pty->clients
@@ -167,7 +168,10 @@ static void on_message(struct websocket *w, enum websocket_kind kind, const char
     if (f.type == PTY_FRAME_PING) {
         (void)send_json(c, json_pack("{s:s}", "type", "pong"));
     } else if (f.type == PTY_FRAME_UNKNOWN) {
-        (void)snprintf(message, sizeof message, "unknown frame type \"%.64s\"", f.data);
+        size_t shown = strnlen(f.data, TYPE_SHOWN);
+        while (!utf8_valid(f.data, shown)) // not inside a character
+            shown--;
+        (void)snprintf(message, sizeof message, "unknown frame type \"%.*s\"", (int)shown, f.data);
         send_error(c, "INVALID_FRAME", message);
     } else if (c->viewer && f.type != PTY_FRAME_IGNORED) {
         refuse(c);
