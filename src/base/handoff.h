@@ -31,6 +31,20 @@ enum {
     HANDOFF_START_MAX = 4 * 1024 * 1024
 };
 
+// Lifecycle hooks (compat-1.1.1.md L10): JSON that the server writes and execd reads from this
+// variable of its start object or environment, and takes out of what children are given.
+//   {"preStart": {"command": [..], "timeoutSeconds": n},
+//    "periodic": [{"name": "..", "schedule": "..", "command": [..], "timeoutSeconds": n}]}
+// One variable of a process may have 128 KiB.
+#define LIFECYCLE_VARIABLE "OPENSANDBOX_LIFECYCLE"
+enum {
+    LIFECYCLE_MAX = 64 * 1024,
+    LIFECYCLE_HOOKS_MAX = 100,
+    LIFECYCLE_SECONDS = 60, // when a hook has no time-out of its own
+    LIFECYCLE_START_SECONDS_MAX = 10800,
+    LIFECYCLE_PERIODIC_SECONDS_MAX = 300
+};
+
 // The ring: 16 bytes of header (8 magic "OSBLOG1\n", 8 little-endian bytes ever written), then the
 // ring itself.
 struct handoff_log {

@@ -13,6 +13,7 @@
 
 #include "base/encode.h"
 #include "base/map.h"
+#include "execd/hooks/journal.h"
 #include "execd/metrics/cgroup.h"
 #include "execd/output.h"
 #include "execd/process.h"
@@ -63,6 +64,8 @@ struct execd {
     char cwd[EXECD_PATH_SIZE];           // at the start: base of relative paths
     char *scratch;                       // EXECD_SCRATCH bytes, free between any two callbacks
     struct init *init;                   // NULL unless we are the sandbox's init (execd/init.h)
+    struct hooks *hooks;                 // NULL: the sandbox has none (execd/hooks/hooks.h)
+    struct journal journal;              // what the entrypoint and the hooks write
     struct list leftovers;               // of execd/capture.c
     uint64_t nofile_soft;                // limit of descriptors that children get, as we found it
     struct list history;                 // struct command, oldest first

@@ -19,6 +19,10 @@ void handle_environment(struct http_exchange *x);
 int capture_room_start(struct execd *e, struct error *err);
 void capture_room_stop(struct execd *e);
 
+// hooks/hooks.c
+void handle_start(struct http_exchange *x);
+void hooks_room_stop(struct execd *e);
+
 // command.c
 void handle_command(struct http_exchange *x);
 void handle_interrupt(struct http_exchange *x); // also DELETE /code

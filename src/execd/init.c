@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -16,18 +15,14 @@
 #include "base/handoff.h"
 #include "base/log.h"
 #include "fmt/json.h"
-#include "io/stream.h"
 
 static const int forwarded[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH};
 
 struct init {
     struct execd *e;
+    struct init_settings settings;
     struct process entry;
-    void (*over)(struct execd *e);
-    bool idle;
-    struct stream *pipe; // output of the entrypoint
-    struct handoff_log log;
-    int record_fd;
+    bool idle, entered;
     uint64_t oom_kills;
     struct signal_watch signals[ARRAY_SIZE(forwarded)];
     int exit_code;
@@ -186,27 +181,6 @@ void init_last_words(int log_fd, const char *text) {
     }
 }
 
-// ---- the entrypoint's output ----
-
-// One read; false when there is nothing more now.
-static bool read_output(struct init *i) {
-    ssize_t n = stream_read(i->pipe, i->e->scratch, EXECD_SCRATCH);
-    if (n < 0 && errno == EAGAIN)
-        return false;
-    if (n <= 0) {
-        stream_close(TAKE_PTR(i->pipe));
-        return false;
-    }
-    (void)handoff_log_append(&i->log, i->e->scratch, (size_t)n); // a full disk costs log, no more
-    return true;
-}
-
-static void on_output(struct stream *s, unsigned events, void *arg) {
-    (void)s;
-    (void)events;
-    (void)read_output(arg);
-}
-
 // ---- the end ----
 
 static void write_record(const struct init *i, struct exit_status status, bool oom) {
@@ -215,25 +189,22 @@ static void write_record(const struct init *i, struct exit_status status, bool o
                   oom, "time_us", (json_int_t)clock_wall_us());
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, 1024);
-    if (i->record_fd < 0 || !j || json_write(j, &sb) < 0)
+    int fd = i->settings.record_fd;
+    if (fd < 0 || !j || json_write(j, &sb) < 0)
         return;
     // a record that could not be written is judged as none: the server knows what that means
-    if (pwrite(i->record_fd, sb.data, sb.len, 0) < 0)
+    if (pwrite(fd, sb.data, sb.len, 0) < 0)
         log_error("exit record: %s", strerrordesc_np(errno));
 }
 
 static void end_with(struct init *i, struct exit_status status) {
-    int waiting = 0;
     if (i->e->stopping)
         return; // a second SIGTERM
-    if (i->pipe && !ioctl(stream_fd(i->pipe), FIONREAD, &waiting))
-        for (int rounds = waiting / EXECD_SCRATCH + 1; rounds > 0 && i->pipe; rounds--)
-            if (!read_output(i))
-                break;
+    journal_drain(i->e);
     bool oom = status.signal == SIGKILL && process_oom_kills() > i->oom_kills;
     i->exit_code = status.signal > 0 ? 128 + status.signal : status.code;
     write_record(i, status, oom);
-    i->over(i->e);
+    i->settings.over(i->e);
 }
 
 static void on_ended(struct process *p, struct exit_status status) {
@@ -248,6 +219,8 @@ static void on_signal(struct signal_watch *w, int number) {
             i = CONTAINER_OF(w - n, struct init, signals[0]);
     if (i && process_running(&i->entry))
         (void)kill(i->entry.pid, number); // its end may be on the way to us
+    else if (i && !i->entered && (number == SIGTERM || number == SIGINT))
+        end_with(i, (struct exit_status){.code = 128 + number}); // before it had begun
     else if (i && i->idle && (number == SIGTERM || number == SIGINT))
         end_with(i, (struct exit_status){.code = 0}); // as bootstrap.sh: a stop is a success
 }
@@ -261,28 +234,22 @@ static int watch_signals(struct init *i, struct error *err) {
     return 0;
 }
 
-static int start_entry(struct init *i, const struct init_settings *s, struct error *err) {
+static int start_entry(struct init *i, struct error *err) {
+    const struct init_settings *s = &i->settings;
     cleanup(arena_free) struct arena a;
-    cleanup_close int write_end = -1;
+    cleanup_close int out = -1;
     arena_init(&a, 16 << 20);
     struct spawn child = {.argv = s->entrypoint,
                           .envp = process_environment(&a, NULL, err),
                           .cwd = s->cwd,
-                          .stdio = {s->log_fd >= 0 ? -1 : 0, 1, 2},
+                          .stdio = {0, 1, 2},
                           .flags = SPAWN_NEW_SESSION | SPAWN_SEARCH_PATH,
                           .nofile_soft = i->e->nofile_soft};
-    if (!child.envp)
+    if (!child.envp || journal_begin(i->e, &out, err) < 0)
         return -1;
-    if (s->log_fd >= 0) {
-        int fds[2];
-        if (handoff_log_open(&i->log, s->log_fd) < 0 || pipe2(fds, O_CLOEXEC) < 0)
-            return error_errno(err, errno, "log of the entrypoint");
-        write_end = fds[1];
-        i->pipe = stream_open(&i->e->loop, fds[0], on_output, i);
-        if (!i->pipe)
-            return error_errno(err, errno, "log of the entrypoint");
-        child.stdio[1] = child.stdio[2] = write_end;
-        stream_want(i->pipe, STREAM_READABLE);
+    if (out >= 0) {
+        child.stdio[0] = -1;
+        child.stdio[1] = child.stdio[2] = out;
     }
     i->oom_kills = process_oom_kills();
     i->entry.ended = on_ended;
@@ -295,12 +262,19 @@ int init_start(struct execd *e, const struct init_settings *s, struct error *err
         return error_set(err, ENOMEM, "out of memory");
     e->init = i;
     i->e = e;
-    i->record_fd = s->record_fd;
-    i->over = s->over;
+    i->settings = *s;
     i->idle = init_idles(s->entrypoint);
-    if (watch_signals(i, err) < 0)
-        return -1;
-    return i->idle ? 0 : start_entry(i, s, err);
+    return watch_signals(i, err);
+}
+
+int init_enter(struct init *i, struct error *err) {
+    int r = i->idle ? 0 : start_entry(i, err);
+    i->entered = r == 0;
+    return r;
+}
+
+void init_give_up(struct init *i) {
+    end_with(i, (struct exit_status){.code = 1});
 }
 
 int init_exit_code(const struct init *i) {
@@ -312,7 +286,6 @@ void init_free(struct init *i) {
         return;
     for (size_t n = 0; n < ARRAY_SIZE(forwarded); n++)
         signal_watch_stop(&i->signals[n]);
-    stream_close(i->pipe);
     process_forget(&i->entry);
     free(i);
 }

@@ -9,10 +9,9 @@
 
 struct init;
 struct init_settings {
-    char *const *entrypoint; // NULL-terminated; empty: idle
-    const char *cwd;         // of the entrypoint
-    int record_fd;           // exit record and log of base/handoff.h; -1: none, the output is ours
-    int log_fd;
+    char *const *entrypoint;       // NULL-terminated; empty: idle
+    const char *cwd;               // of the entrypoint
+    int record_fd;                 // exit record of base/handoff.h; -1: none
     void (*over)(struct execd *e); // the entrypoint has ended, once: execd is to end, too
 };
 
@@ -28,7 +27,10 @@ int init_pre_script(const char *self, int log_fd, struct error *err);
 // Makes sure that EXECD_ENVS names a file that can be written (compat-1.1.1.md E8).
 void init_envs_file(void);
 
+// Forwards signals from now on. s is copied, what it points to stays valid.
 int init_start(struct execd *e, const struct init_settings *s, struct error *err);
+int init_enter(struct init *i, struct error *err); // starts the entrypoint, once
+void init_give_up(struct init *i);        // it cannot be started: ends the loop, with code 1
 int init_exit_code(const struct init *i); // once the loop has ended
 void init_free(struct init *i);           // NULL is fine
 // What a start that failed says last, where the server looks for it.

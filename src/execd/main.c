@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "execd/execd.h"
+#include "execd/hooks/hooks.h"
 #include "execd/init.h"
 #include "execd/options.h"
 #include "execd/orphans.h"
@@ -44,6 +45,7 @@ struct program {
     struct timer grace;
     bool drained;
     bool no_clone3; // the filter is there
+    bool gave_up;   // the start has failed while the loop ran
     size_t rooms;   // that were started
     char output_dir[EXECD_PATH_SIZE];
 };
@@ -110,7 +112,7 @@ static int start_base(struct program *p, struct error *err) {
     if (loop_init(&e->loop, err) < 0)
         return -1;
     reaper_start(&e->reaper, &e->loop);
-    return 0;
+    return journal_open(&e->journal, p->options.handoff < 0 ? -1 : p->options.handoff + 2, err);
 }
 
 static int start_rooms(struct program *p, struct error *err) {
@@ -194,12 +196,31 @@ static void on_entrypoint_over(struct execd *e) {
     stop(p, SIGKILL, LAST_MS);
 }
 
+static int enter(struct execd *e, struct error *err) {
+    return e->init ? init_enter(e->init, err) : 0;
+}
+
+static void give_up(struct execd *e) {
+    CONTAINER_OF(e, struct program, e)->gave_up = true;
+    if (e->init)
+        init_give_up(e->init);
+    else
+        on_entrypoint_over(e);
+}
+
+static int start_hooks(struct program *p, struct error *err) {
+    const struct hooks_settings s = {.lifecycle = p->options.lifecycle,
+                                     .status_file = p->options.status_file,
+                                     .enter = enter,
+                                     .give_up = give_up};
+    return hooks_start(&p->e, &s, err);
+}
+
 static int start_init(struct program *p, struct error *err) {
     const struct options *o = &p->options;
     struct init_settings s = {.cwd = o->cwd,
                               .over = on_entrypoint_over,
-                              .record_fd = o->handoff >= 0 ? o->handoff + 1 : -1,
-                              .log_fd = o->handoff >= 0 ? o->handoff + 2 : -1};
+                              .record_fd = o->handoff >= 0 ? o->handoff + 1 : -1};
     if (!o->init) {
         static const int numbers[] = {SIGTERM, SIGINT};
         for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
@@ -275,7 +296,7 @@ static int start(struct program *p, struct error *err) {
                     "privileges (sudo)");
     if (prepare(p, err) < 0 || start_base(p, err) < 0 || start_rooms(p, err) < 0)
         return -1;
-    if (start_server(p, err) < 0 || start_init(p, err) < 0)
+    if (start_server(p, err) < 0 || start_init(p, err) < 0 || start_hooks(p, err) < 0)
         return -1;
     if (p->e.port) // last: who reads it knows that the entrypoint has begun (docker/provision.c)
         log_info("listening on port %u", p->e.port);
@@ -284,7 +305,7 @@ static int start(struct program *p, struct error *err) {
 
 static int finish(struct program *p) {
     struct execd *e = &p->e;
-    int code = e->init ? init_exit_code(e->init) : 0;
+    int code = e->init ? init_exit_code(e->init) : p->gave_up;
     http_server_free(e->http);
     for (size_t i = p->rooms; i-- > 0;)
         if (execd_rooms[i].stop)
@@ -292,6 +313,7 @@ static int finish(struct program *p) {
     timer_stop(&p->grace);
     workers_free(e->workers);
     init_free(e->init);
+    journal_close(&e->journal);
     for (size_t i = 0; i < ARRAY_SIZE(p->stop); i++)
         signal_watch_stop(&p->stop[i]);
     reaper_stop(&e->reaper);

@@ -61,6 +61,17 @@ static int check_duration(struct options *o, const char *value, struct error *er
                : 0;
 }
 
+static int set_lifecycle(struct options *o, const char *value, struct error *err) {
+    o->lifecycle = strdup(value); // lives as long as we do; the variable goes
+    return o->lifecycle ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+static int set_status_file(struct options *o, const char *value, struct error *err) {
+    (void)err;
+    o->status_file = value;
+    return 0;
+}
+
 static int ignore(struct options *o, const char *value, struct error *err) {
     (void)o;
     (void)value;
@@ -77,6 +88,9 @@ static const struct flag {
     {"log-level", NULL, set_level, "0-2 fatal, 3 error, 4 warning, 5-6 info, 7 debug (6)"},
     {"access-token", "EXECD_ACCESS_TOKEN", set_token, "demanded as X-EXECD-ACCESS-TOKEN"},
     {NULL, "EXECD_ACCESS_TOKEN_SHA256", set_token_hash, NULL},
+    {NULL, LIFECYCLE_VARIABLE, set_lifecycle, NULL},
+    {"lifecycle-startup-status-file", NULL, set_status_file,
+     "told as JSON how preStart and the start of the entrypoint went"},
     {"graceful-shutdown-timeout", "EXECD_API_GRACE_SHUTDOWN", check_duration,
      "accepted; nothing waits"},
     {"jupyter-host", "JUPYTER_HOST", ignore, "accepted; code contexts are not built yet"},
@@ -91,14 +105,21 @@ void options_usage(int fd) {
             dprintf(fd, "  --%s value\n        %s\n", flags[i].name, flags[i].help);
 }
 
+// No child is to have them.
+static void forget_ours(void) {
+    static const char *const ours[] = {"EXECD_ACCESS_TOKEN", "EXECD_ACCESS_TOKEN_SHA256",
+                                       LIFECYCLE_VARIABLE};
+    for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
+        (void)unsetenv(ours[i]);
+}
+
 static int read_environment(struct options *o, struct error *err) {
     for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
         char *value = flags[i].variable ? getenv(flags[i].variable) : NULL;
         if (value && *value && flags[i].set(o, value, err) < 0)
             return error_wrap(err, "%s", flags[i].variable);
     }
-    (void)unsetenv("EXECD_ACCESS_TOKEN"); // no child is to have them
-    (void)unsetenv("EXECD_ACCESS_TOKEN_SHA256");
+    forget_ours();
     return 0;
 }
 
@@ -167,8 +188,10 @@ static int take_object(struct options *o, struct arena *a, const json_t *j, stru
         if (json_is_string(value) && *name && !strchr(name, '='))
             (void)setenv(name, json_string_value(value), 1);
     }
-    (void)unsetenv("EXECD_ACCESS_TOKEN"); // a request may not set either
-    (void)unsetenv("EXECD_ACCESS_TOKEN_SHA256");
+    const char *lifecycle = getenv(LIFECYCLE_VARIABLE);
+    if (lifecycle && *lifecycle && set_lifecycle(o, lifecycle, err) < 0)
+        return -1;
+    forget_ours(); // a request may not set the tokens
     return 0;
 }
 

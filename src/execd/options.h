@@ -18,7 +18,9 @@ struct options {
     int log_level; // 0..7
     bool guarded;
     uint8_t token[SHA256_SIZE];
-    int handoff; // first descriptor of base/handoff.h, -1: none
+    const char *lifecycle;   // hooks (base/handoff.h), NULL: none
+    const char *status_file; // of their start, NULL: none
+    int handoff;             // first descriptor of base/handoff.h, -1: none
 };
 
 // argv stays valid for the life of the process. -1 with err: usage, exit 2.

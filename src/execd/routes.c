@@ -27,6 +27,7 @@
 static const struct http_route routes[] = {
     {"GET", "/ping", handle_ping, BUFFERED, OPEN, ""},
     {"PUT", "/environment", handle_environment, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
+    {"GET", "/start", handle_start, BUFFERED, 0, CODE_RUNTIME},
 
     // command.c
     {"POST", "/command", handle_command, BUFFERED, 0, CODE_BODY " " CODE_RUNTIME},
@@ -95,6 +96,7 @@ const struct execd_room execd_rooms[] = {
     {"pty", NULL, pty_room_stop, NULL},
     {"proxy", proxy_room_start, proxy_room_stop, NULL},
     {"metrics", metrics_room_start, NULL, NULL},
+    {"hooks", NULL, hooks_room_stop, NULL},
     {NULL, NULL, NULL, NULL},
 };
 

@@ -330,6 +330,7 @@ def other_examples(x):
     x("PUT", "/environment", "/environment", {"TAKEN": "by"})
     x("PUT", "/environment", "/environment", {"TAKEN": 5})
     x("GET", "/ping", "/ping")
+    x("GET", "/start", "/start")
     for method, pattern in [("POST", "/code"), ("POST", "/code/context"), ("GET", "/code/contexts"), ("DELETE", "/code/contexts"),
                             ("GET", "/code/contexts/{id}"), ("DELETE", "/code/contexts/{id}")]:
         x(method, pattern, pattern.replace("{id}", "1"), {})
