@@ -85,7 +85,7 @@ def group_vectors():
 
 
 def group_soak():
-    return pytest("-s", "tests/component/execd_soak.py")
+    return pytest("-s", "tests/component/execd_soak.py", "tests/component/execd_telemetry_soak.py")
 
 
 def group_empty_root():

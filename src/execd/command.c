@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "execd/handlers.h"
+#include "execd/telemetry/telemetry.h"
 #include "io/stream.h"
 
 enum {
@@ -246,6 +247,8 @@ static void on_ended(struct process *p, struct exit_status status) {
     c->status = status;
     c->finished_us = clock_wall_us();
     run->ended_ns = clock_boot_ns();
+    telemetry_execution(c->e, "run_command", !status.signal && !status.code,
+                        run->ended_ns - run->began_ns);
     for (int i = 0; i < 2; i++) {
         int waiting = 0;
         if (run->pipe[i] && !ioctl(stream_fd(run->pipe[i]), FIONREAD, &waiting) && waiting > 0)
@@ -381,6 +384,7 @@ static void tell_failure(struct command *c, const struct error *err) {
     c->finished_us = clock_wall_us();
     c->failure = strdup(err->message);
     c->status.code = START_FAILED;
+    telemetry_execution(c->e, "run_command", false, clock_boot_ns() - run->began_ns);
     for (int i = 0; i < 2; i++)
         close_pipe(run, i);
     run->drained = true;

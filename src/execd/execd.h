@@ -72,6 +72,7 @@ struct execd {
     size_t history_count, history_bytes; // records; what the commands' texts take
     struct usage usage; // last reading of metrics/, and the share of the processor since the
     double busy;        // one before
+    struct telemetry *telemetry; // of telemetry/, NULL: off
     bool stopping;
 };
 

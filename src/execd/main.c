@@ -21,6 +21,7 @@
 #include "execd/options.h"
 #include "execd/orphans.h"
 #include "execd/routes.h"
+#include "execd/telemetry/telemetry.h"
 #include "fmt/json.h"
 #include "io/clone3.h"
 #include "io/signals.h"
@@ -149,7 +150,7 @@ static int start_server(struct program *p, struct error *err) {
 
 static void stop_if_quiet(struct program *p) {
     if (p->drained && !p->e.reaper.running)
-        loop_stop(&p->e.loop);
+        telemetry_last(&p->e);
 }
 
 static void on_drained(void *arg) {

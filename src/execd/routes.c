@@ -8,6 +8,7 @@
 #include "execd/execd.h"
 #include "execd/handlers.h"
 #include "execd/routes.h"
+#include "execd/telemetry/telemetry.h"
 #include "fmt/json.h"
 #include "http/router.h"
 #include "http/url.h"
@@ -97,6 +98,7 @@ const struct execd_room execd_rooms[] = {
     {"proxy", proxy_room_start, proxy_room_stop, NULL},
     {"metrics", metrics_room_start, NULL, NULL},
     {"hooks", NULL, hooks_room_stop, NULL},
+    {"telemetry", telemetry_room_start, telemetry_room_stop, NULL},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -256,6 +258,7 @@ void routes_serve(struct execd *e, struct http_server_settings *s) {
     s->default_code = CODE_RUNTIME;
     s->before = auth_before;
     s->no_route = no_route;
+    s->finished = e->telemetry ? telemetry_request : NULL;
     s->body_max = EXECD_JSON_MAX;
     s->stream_buffer = EXECD_STREAM_BUFFER;
     s->idle_ms = IDLE_MS;

@@ -1,4 +1,4 @@
-// The route table of execd as settings of its HTTP server. Loop thread.
+// The route table of execd as settings of its HTTP server; the rooms run already. Loop thread.
 #ifndef EXECD_ROUTES_H
 #define EXECD_ROUTES_H
 

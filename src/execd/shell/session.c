@@ -18,6 +18,7 @@
 #include "execd/request.h"
 #include "execd/shell/session_state.h"
 #include "execd/shell/shell.h"
+#include "execd/telemetry/telemetry.h"
 #include "fmt/json.h"
 
 enum { SESSION_WAITING_MAX = 64, RUN_DEFAULT_MS = 24 * 3600 * 1000, RUN_ARENA = 64 << 20 };
@@ -156,6 +157,9 @@ static void on_gone(void *arg) {
 static void on_exit_of(struct process *p, struct exit_status status) {
     struct run *r = CONTAINER_OF(p, struct run, process);
     r->status = status;
+    telemetry_execution(r->session->e, "run_in_session",
+                        !status.signal && !status.code && !r->timed_out,
+                        clock_boot_ns() - r->started_ns);
     timer_stop(&r->deadline);
     capture_exited(&r->capture);
 }
@@ -264,10 +268,12 @@ static void session_next(struct session *s) {
                                               : NULL;
         if (r->started || (!closed && run_start(r, &err) == 0))
             return;
-        if (closed)
+        if (closed) {
             run_error(r, CODE_RUNTIME, closed, NULL, false);
-        else
+        } else {
+            telemetry_execution(s->e, "run_in_session", false, 0);
             run_error(r, "CommandExecError", err.message, err.message, false);
+        }
         events_end(r->events);
         run_free(r);
     }
