@@ -30,9 +30,10 @@ void files_task_free(struct files_task *t) {
 
 bool files_task_body(struct files_task *t, json_type type) {
     t->body = execd_body_of(t->x, type, false);
-    if (!t->body)
-        files_task_free(t);
-    return t->body != NULL;
+    if (t->body)
+        return true;
+    files_task_free(t);
+    return false;
 }
 
 static void on_gone(struct http_exchange *x) {
