@@ -1,6 +1,5 @@
 #include "http/connection.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -287,9 +286,39 @@ static void feed_pending(struct http_connection *c) {
         strbuf_consume(&c->pending, used);
 }
 
+static bool can_lend(const struct http_connection *c) {
+    const struct http_call *call = c->call;
+    return call && streaming(call) && call->callbacks.lend && !c->pending.len && wants_input(c) &&
+           h1_left(&c->parser) > HTTP_READ_SIZE;
+}
+
+// Lets a handler that can take bytes of the body from the stream itself. The last ones come through
+// the parser, which so sees the end of the message. Returns whether it took some, or pauses; else,
+// and when nothing came of the last time, an ordinary read tells what is the matter.
+static bool lend(struct http_connection *c) {
+    struct http_call *call = c->call;
+    if (!can_lend(c))
+        return false;
+    if (call->lent_in_vain) {
+        call->lent_in_vain = false;
+        return false;
+    }
+    uint64_t before = call->received;
+    uint64_t most = h1_left(&c->parser) - HTTP_READ_SIZE;
+    call->paused = !call->callbacks.lend(&call->x, c->stream, most);
+    call->lent_in_vain = call->paused && call->received == before;
+    return call->paused || call->received > before;
+}
+
 static void read_input(struct http_connection *c) {
     struct http_server *s = c->server;
     for (int i = 0; i < READS_PER_TURN && c->stream && !c->eof; i++) {
+        if (lend(c)) {
+            c->read_ns = s->now_ns;
+            if (c->call->paused)
+                return;
+            continue;
+        }
         ssize_t n = stream_read(c->stream, s->buffer, sizeof s->buffer);
         if (n < 0) {
             if (errno != EAGAIN)
@@ -522,39 +551,21 @@ static void update(struct http_connection *c) {
 
 // ---- beginning ----
 
-static void name_peer(struct http_connection *c, int fd) {
-    struct sockaddr_storage at = {0};
-    socklen_t size = sizeof at;
-    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&at;
-    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&at;
-    if (getpeername(fd, (struct sockaddr *)&at, &size) < 0)
-        return;
-    if (at.ss_family == AF_INET) {
-        (void)inet_ntop(AF_INET, &v4->sin_addr, c->peer, sizeof c->peer);
-        c->peer_port = ntohs(v4->sin_port);
-    } else if (at.ss_family == AF_INET6) {
-        bool mapped = IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr);
-        (void)inet_ntop(mapped ? AF_INET : AF_INET6, v6->sin6_addr.s6_addr + (mapped ? 12 : 0),
-                        c->peer, sizeof c->peer);
-        c->peer_port = ntohs(v6->sin6_port);
-    }
-    if (c->peer_port) // only latency suffers without it
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-}
-
 void http_connection_open(struct http_server *s, int fd, bool refuse) {
     struct http_connection *c = calloc(1, sizeof *c);
     if (!c) {
         (void)close(fd);
         return;
     }
-    name_peer(c, fd);
     c->server = s;
     c->stream = stream_open(s->loop, fd, on_ready, c);
     if (!c->stream) {
         free(c);
         return;
     }
+    c->peer_port = stream_peer(c->stream, c->peer, sizeof c->peer);
+    if (c->peer_port) // only latency suffers without it
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     c->idle_ns = s->now_ns = clock_boot_ns();
     strbuf_init(&c->pending, HTTP_PENDING_MAX + HTTP_READ_SIZE);
     strbuf_init(&c->out, SIZE_MAX / 4); // streams are bounded by stream_buffer, replies by whoever

@@ -45,6 +45,7 @@ struct http_call {
     bool head_done, complete, broken; // broken: no more of the body will come
     bool routed, handled;             // handled: a handler has it, and will end it
     bool started, paused, body_over;  // streaming: http_body_start(), data() said no, end() called
+    bool lent_in_vain;                // the handler paused for it and has not taken a byte
     bool too_large, continue_due;
     // reply
     bool begun, ended, finished, chunked, bodiless, has_date, wants_room, head_waits;

@@ -417,6 +417,14 @@ void http_body_resume(struct http_exchange *x) {
     http_connection_settle(call->connection);
 }
 
+void http_body_took(struct http_exchange *x, size_t len) {
+    struct http_call *call = http_call_of(x);
+    h1_skip(&call->connection->parser, len);
+    call->received += len;
+    if (len)
+        call->lent_in_vain = false;
+}
+
 // ---- leaving HTTP ----
 
 struct stream *http_tunnel(struct http_exchange *x, const char **ret_early, size_t *ret_early_len) {

@@ -100,11 +100,16 @@ void http_stream_abort(
 // counts as taken, no more come until http_body_resume(). end() is called once, ok = false when the
 // client vanished or broke the framing. "100 Continue" is sent by http_body_start() when the client
 // waits for it. A body nobody started is drained up to 64 KiB after the reply, then the connection
-// closes.
+// closes. lend() is for handlers that can do without seeing a long body in our memory, else NULL:
+// while much of a body with a Content-Length is to come they may take at most `max` bytes of it
+// from the client's stream, now or until they resume after a pause, and tell with http_body_took().
+// What they do not take comes as data().
 struct http_body {
     bool (*data)(struct http_exchange *x, const char *data, size_t len);
     void (*end)(struct http_exchange *x, bool ok);
+    bool (*lend)(struct http_exchange *x, struct stream *from, uint64_t max);
 };
+void http_body_took(struct http_exchange *x, size_t len);
 void http_body_start(struct http_exchange *x, const struct http_body *callbacks);
 void http_body_resume(struct http_exchange *x);
 

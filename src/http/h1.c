@@ -310,6 +310,16 @@ ssize_t h1_feed(struct h1 *p, const char *data, size_t len) {
     return (ssize_t)used;
 }
 
+// llhttp counts down what is left in content_length.
+uint64_t h1_left(const struct h1 *p) {
+    bool counted = !p->in_head && !p->is_complete && !p->status && p->head.content_length > 0;
+    return counted ? p->parser.content_length : 0;
+}
+
+void h1_skip(struct h1 *p, size_t len) {
+    p->parser.content_length -= len;
+}
+
 int h1_finish(struct h1 *p) {
     if (p->status || p->is_complete || p->in_head || p->parser.finish != HTTP_FINISH_SAFE_WITH_CB)
         return -1;

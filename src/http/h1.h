@@ -50,6 +50,10 @@ void h1_free(struct h1 *p);
 // Bytes consumed (less than len: paused behind a complete message, or upgraded), or -1: refused,
 // see status and reason.
 ssize_t h1_feed(struct h1 *p, const char *data, size_t len);
+// Bytes of a body with a Content-Length that are still to come, 0 for any other. Up to one less
+// than that many may go another way than h1_feed(); h1_skip() tells of them.
+uint64_t h1_left(const struct h1 *p);
+void h1_skip(struct h1 *p, size_t len);
 // Peer closed: 0 when that ends the message (response read until close; complete() is called), else
 // -1.
 int h1_finish(struct h1 *p);

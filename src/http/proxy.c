@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "http/upstream.h"
+#include "io/splice.h"
 
 enum {
     READ_MAX = 256 * 1024,
@@ -27,6 +28,7 @@ struct proxy {
     struct timer timer; // of the connection, then of the response's head
     char *run;          // decoded bytes of the response's body that were not passed on yet
     size_t run_len;
+    struct splice *pipe;          // of a long body of the request, NULL until one comes
     bool body_started, body_done; // of the request
     bool deaf;                    // the upstream takes no more of the request
     bool retried;
@@ -173,6 +175,7 @@ static void release(struct proxy *p, bool reusable) {
     struct upstream_link *link = TAKE_PTR(p->link);
     timer_stop(&p->timer);
     upstream_cancel(p->upstream, &p->wait);
+    splice_free(TAKE_PTR(p->pipe));
     x->on_gone = NULL;
     x->on_room = NULL;
     if (p->policy.done)
@@ -233,9 +236,14 @@ static void on_late_head(struct timer *t) {
 
 // ---- request ----
 
+// Whether bytes of the request wait for the upstream.
+static bool is_behind(const struct proxy *p) {
+    return p->link->out.len || (p->pipe && splice_held(p->pipe) && !p->deaf);
+}
+
 static void update_wants(const struct proxy *p) {
     stream_want(p->link->stream,
-                (p->paused ? 0u : STREAM_READABLE) | (p->link->out.len ? STREAM_WRITABLE : 0u));
+                (p->paused ? 0u : STREAM_READABLE) | (is_behind(p) ? STREAM_WRITABLE : 0u));
 }
 
 // An upstream that stops listening may have answered already, so only its silence is a failure.
@@ -244,6 +252,21 @@ static void send_pieces(struct proxy *p, const struct iovec *pieces, int count) 
         return;
     p->deaf = true;
     strbuf_clear(&p->link->out);
+}
+
+static void send_waiting(struct proxy *p) {
+    if (p->link->out.len)
+        send_pieces(p, NULL, 0);
+    if (p->pipe && !p->link->out.len && !p->deaf && splice_give(p->pipe, p->link->stream) < 0)
+        p->deaf = true;
+}
+
+// The answer may wait for the last byte of the request, so its time begins with each.
+static bool sent(struct proxy *p) {
+    if (timer_armed(&p->timer))
+        timer_start(p->x->loop, &p->timer, p->policy.first_byte_ms, on_late_head);
+    update_wants(p);
+    return !p->deaf && !is_behind(p);
 }
 
 static bool on_body(struct http_exchange *x, const char *data, size_t len) {
@@ -260,10 +283,20 @@ static bool on_body(struct http_exchange *x, const char *data, size_t len) {
     } else {
         send_pieces(p, pieces + 1, 1);
     }
-    if (timer_armed(&p->timer)) // the answer may wait for the last byte of the request
-        timer_start(x->loop, &p->timer, p->policy.first_byte_ms, on_late_head);
-    update_wants(p);
-    return !p->deaf && !p->link->out.len;
+    return sent(p);
+}
+
+// Most of a long body goes from socket to socket.
+static bool on_lend(struct http_exchange *x, struct stream *from, uint64_t max) {
+    struct proxy *p = x->user;
+    if (!p->pipe)
+        p->pipe = splice_new();
+    ssize_t n = p->pipe && !p->deaf ? splice_take(p->pipe, from, max) : 0;
+    if (n <= 0) // nothing is there, or it cannot be done: an ordinary read tells
+        return true;
+    http_body_took(x, (size_t)n);
+    send_waiting(p);
+    return sent(p);
 }
 
 static void on_body_end(struct http_exchange *x, bool ok) {
@@ -278,7 +311,8 @@ static void on_body_end(struct http_exchange *x, bool ok) {
     update_wants(p);
 }
 
-static const struct http_body body_callbacks = {.data = on_body, .end = on_body_end};
+static const struct http_body body_callbacks = {
+    .data = on_body, .end = on_body_end, .lend = on_lend};
 
 // ---- response ----
 
@@ -469,10 +503,10 @@ static void on_room(struct http_exchange *x) {
 static void on_stream(struct stream *s, unsigned events, void *arg) {
     struct proxy *p = arg;
     (void)s;
-    bool waited = p->link->out.len;
+    bool waited = is_behind(p);
     if (events & STREAM_WRITABLE && waited)
-        send_pieces(p, NULL, 0);
-    bool drained = waited && !p->link->out.len && !p->deaf;
+        send_waiting(p);
+    bool drained = waited && !is_behind(p) && !p->deaf;
     if (events & STREAM_READABLE && !receive(p))
         return;
     update_wants(p);

@@ -128,6 +128,26 @@ int stream_fd(const struct stream *s) {
     return s->fd;
 }
 
+unsigned stream_peer(const struct stream *s, char *ret_text, size_t size) {
+    struct sockaddr_storage at = {0};
+    socklen_t at_size = sizeof at;
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&at;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&at;
+    ret_text[0] = '\0';
+    if (getpeername(s->fd, (struct sockaddr *)&at, &at_size) < 0)
+        return 0;
+    if (at.ss_family == AF_INET)
+        return inet_ntop(AF_INET, &v4->sin_addr, ret_text, (socklen_t)size) ? ntohs(v4->sin_port)
+                                                                            : 0;
+    if (at.ss_family != AF_INET6)
+        return 0;
+    bool mapped = IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr);
+    return inet_ntop(mapped ? AF_INET : AF_INET6, v6->sin6_addr.s6_addr + (mapped ? 12 : 0),
+                     ret_text, (socklen_t)size)
+               ? ntohs(v6->sin6_port)
+               : 0;
+}
+
 // ---- connect ----
 
 struct connecting {

@@ -33,6 +33,9 @@ ssize_t stream_write(struct stream *s, const void *data, size_t size);
 int stream_shutdown(struct stream *s); // end of our direction; no-op where the descriptor has none
 void stream_close(struct stream *s);   // NULL is fine
 int stream_fd(const struct stream *s); // borrowed
+// Writes the peer's numeric address, of IPv4 also when it came mapped to IPv6, and returns its
+// port. 0 and "": it has none (unix sockets).
+unsigned stream_peer(const struct stream *s, char *ret_text, size_t size);
 
 // Connects without blocking to a literal address or a unix path (no name resolution here). Calls
 // done once with a stream, or NULL and err. time_out_ms bounds it.

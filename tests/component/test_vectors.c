@@ -25,7 +25,7 @@ static void on_end(struct http_exchange *x, bool ok) {
 }
 
 static void streamed(struct http_exchange *x) {
-    static const struct http_body body = {on_data, on_end};
+    static const struct http_body body = {.data = on_data, .end = on_end};
     http_body_start(x, &body);
 }
 

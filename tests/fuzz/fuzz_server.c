@@ -22,7 +22,7 @@ static void body_end(struct http_exchange *x, bool ok) {
     http_stream_end(x);
 }
 static void stream(struct http_exchange *x) {
-    static const struct http_body callbacks = {body_data, body_end};
+    static const struct http_body callbacks = {.data = body_data, .end = body_end};
     http_body_start(x, &callbacks);
 }
 static void not_found(struct http_exchange *x, const char *allowed) {

@@ -22,7 +22,7 @@ static void on_end(struct http_exchange *x, bool ok) {
     w->body_end = ok;
 }
 
-static const struct http_body collect = {on_data, on_end};
+static const struct http_body collect = {.data = on_data, .end = on_end};
 
 static void upload(struct http_exchange *x) {
     web_of(x)->held = x;
@@ -43,7 +43,7 @@ static void never_ends(struct http_exchange *x, bool ok) {
 }
 
 static void enough(struct http_exchange *x) {
-    static const struct http_body body = {reply_on_data, never_ends};
+    static const struct http_body body = {.data = reply_on_data, .end = never_ends};
     http_body_start(x, &body);
 }
 

@@ -389,6 +389,31 @@ static void test_freed_in_complete(void **state) {
     end();
 }
 
+// Bytes of a body that never see the parser.
+static void test_skip(void **state) {
+    (void)state;
+    static const char first[] = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc";
+    static const char second[] = "j" GET "\r\n";
+    begin(H1_REQUEST);
+    assert_int_equal(h1_left(&run.parser), 0);
+    assert_int_equal(h1_feed(&run.parser, first, strlen(first)), strlen(first));
+    assert_int_equal(h1_left(&run.parser), 7);
+    h1_skip(&run.parser, 4);
+    h1_skip(&run.parser, 2);
+    assert_int_equal(h1_left(&run.parser), 1);
+    assert_int_equal(run.complete, 0);
+    assert_int_equal(h1_feed(&run.parser, second, strlen(second)), 1); // and not one more
+    assert_int_equal(run.complete, 1);
+    assert_int_equal(h1_left(&run.parser), 0);
+    end();
+    begin(H1_REQUEST);
+    static const char chunked[] = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                                  "a\r\nabc";
+    assert_int_equal(h1_feed(&run.parser, chunked, strlen(chunked)), strlen(chunked));
+    assert_int_equal(h1_left(&run.parser), 0); // of a chunk nobody may skip
+    end();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vectors),
@@ -402,6 +427,7 @@ int main(void) {
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_freed_in_complete),
+        cmocka_unit_test(test_skip),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

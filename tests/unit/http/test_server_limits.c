@@ -23,7 +23,7 @@ static void on_end(struct http_exchange *x, bool ok) {
 }
 
 static void upload(struct http_exchange *x) {
-    static const struct http_body collect = {on_data, on_end};
+    static const struct http_body collect = {.data = on_data, .end = on_end};
     web_of(x)->held = x;
     http_body_start(x, &collect);
 }
