@@ -122,6 +122,61 @@ def test_upload_chunked_byte_by_byte(execd, work):
     assert (work / "f").read_bytes() == b"\r\n--XX-\r\n--X" * 20
 
 
+def test_upload_long_with_files_of_every_size(execd, work):
+    """Most of a long body is read by the worker itself; where its reads end must not matter."""
+    sizes = [0, 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, 1 << 20, 0, (3 << 20) + 7, 700000, 5]
+    files = [os.urandom(n).replace(b"-", b"\r") if i % 2 else os.urandom(n // 16) * 16 + bytes(n % 16) for i, n in enumerate(sizes)]
+    parts = [p for i, data in enumerate(files) for p in (meta(work / f"f{i}"), file(data))]
+    for _ in range(3):
+        assert upload(execd, *parts).status == 200
+        assert [(work / f"f{i}").read_bytes() for i in range(len(files))] == files
+    assert upload(execd, *parts[::-1], timeout=60).status == 200  # files before their metadata
+    assert not leftovers(work)
+
+
+def test_upload_long_refused_keeps_the_connection(execd, work):
+    import http.client
+    long = os.urandom(8 << 20)
+    c = http.client.HTTPConnection("127.0.0.1", execd.port, timeout=60)
+    for parts, status in [((meta(work), file(long)), 500), ((file(long),), 400), ((meta(work / "f"), file(long)), 200)]:
+        c.request("POST", "/files/upload", multipart(*parts), MULTIPART)
+        r = c.getresponse()
+        assert (r.status, bool(r.read())) == (status, status != 200)
+    c.close()
+    assert (work / "f").read_bytes() == long and not leftovers(work)
+
+
+def test_many_long_uploads_at_once_beside_stalled_ones(execd, work):
+    """Clients that stop in the middle hold no worker."""
+    data = os.urandom(6 << 20)
+    body = multipart(meta(work / "stalled"), file(data))
+    stalled = [socket.create_connection(("127.0.0.1", execd.port)) for _ in range(30)]
+    results = {}
+
+    def one(i):
+        results[i] = upload(execd, meta(work / f"f{i}"), file(data), timeout=60).status
+    try:
+        for s in stalled:
+            s.sendall(b"POST /files/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+                      b"Content-Length: %d\r\n\r\n" % len(body) + body[:2 << 20])
+        wait_until(lambda: len(leftovers(work)) == len(stalled), "all are begun")
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(30)]
+        for t in threads:
+            t.start()
+        assert execd.request("GET", "/ping").status == 200
+        for t in threads:
+            t.join()
+        assert set(results.values()) == {200} and len(results) == 30
+        assert all((work / f"f{i}").read_bytes() == data for i in range(30))
+        stalled[0].sendall(body[2 << 20:])
+        assert stalled[0].recv(64).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for s in stalled:
+            s.close()
+    wait_until(lambda: not leftovers(work), "what was cut off is removed")
+    assert (work / "stalled").read_bytes() == data
+
+
 def resident(execd):
     for line in open(f"/proc/{execd.process.pid}/status"):
         if line.startswith("VmRSS"):

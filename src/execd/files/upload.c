@@ -1,8 +1,10 @@
-// POST /files/upload (execd.md 6.9). The loop only gathers bytes of the body and hands them over in
-// batches; a worker takes them apart and writes them. While it works the next batch is gathered,
-// and when that is full the client is not read.
+// POST /files/upload (execd.md 6.9). A worker takes the body apart and writes the files. Most of a
+// body of known length it reads from the client's socket itself, for as long as there is something;
+// of the rest, and of chunked bodies, the loop gathers bytes and hands them over in batches: while
+// the worker is at one the next is gathered, and when that is full the client is not read.
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
@@ -11,10 +13,14 @@
 #include "execd/handlers.h"
 #include "fmt/json.h"
 #include "http/multipart.h"
+#include "io/stream.h"
 
 enum {
-    BATCH = 512 * 1024,       // handed over at once: a change of threads costs as much as 64 KiB
-    BATCH_MAX = 2 << 20,      // with what comes in the call that fills it
+    BATCH = 512 * 1024,  // handed over at once: a change of threads costs as much as 64 KiB
+    BATCH_MAX = 2 << 20, // with what comes in the call that fills it
+    LENT_READ = 256 * 1024,
+    LENT_LEAST = 64 * 1024,   // what is there; smaller pieces are gathered first
+    LENT_MAX = 16 << 20,      // in one go; others may wait for the worker
     METADATA_MAX = 64 * 1024, // one metadata part
     PAIRS_MAX = 100000,
     SPOOLS_MAX = 64 // files that came before their metadata
@@ -27,7 +33,9 @@ struct upload {
     struct http_exchange *x;
     struct strbuf filling; // the loop's
     bool busy, paused, ended, whole;
+    int from; // the client's socket, -1 until it was lent
     // the worker's while busy
+    uint64_t lent, taken; // bytes that it may read from there, and those that it has read
     struct files_who who;
     struct strbuf working;
     struct multipart *parser;
@@ -45,6 +53,8 @@ static void drop_files(struct upload *u);
 
 static void upload_free(struct upload *u) {
     drop_files(u); // normally done by the worker
+    if (u->from >= 0)
+        (void)close(u->from);
     multipart_free(u->parser);
     json_decref(u->metadata);
     strbuf_free(&u->filling);
@@ -181,10 +191,32 @@ static int finish(struct upload *u) {
     return 0;
 }
 
-static int work(struct upload *u) {
+static int feed(struct upload *u, const char *data, size_t len) {
     struct error why = {0};
-    if (multipart_feed(u->parser, u->working.data, u->working.len, &why) < 0)
+    if (multipart_feed(u->parser, data, len, &why) < 0)
         return why.kind ? not_multipart(u, why.message) : -1;
+    return 0;
+}
+
+// Ends early when nothing is there now, or the client is gone: the loop sees to both.
+static int read_lent(struct upload *u) {
+    strbuf_clear(&u->working);
+    char *buffer = u->lent ? strbuf_reserve(&u->working, LENT_READ) : NULL;
+    while (buffer && u->taken < u->lent) {
+        uint64_t left = u->lent - u->taken;
+        ssize_t n = read(u->from, buffer, left < LENT_READ ? left : LENT_READ);
+        if (n <= 0)
+            break;
+        u->taken += (uint64_t)n;
+        if (feed(u, buffer, (size_t)n) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int work(struct upload *u) {
+    if (feed(u, u->working.data, u->working.len) < 0 || read_lent(u) < 0)
+        return -1;
     return u->last ? finish(u) : 0;
 }
 
@@ -227,24 +259,25 @@ static void done(struct job *job) {
     struct upload *u = CONTAINER_OF(job, struct upload, job);
     u->busy = false;
     strbuf_clear(&u->working);
+    http_body_took(u->x, u->taken);
+    u->lent = u->taken = 0;
     if (u->last) {
         answer(u);
         return;
     }
-    hand_over(u);
-    if (u->paused) {
-        u->paused = false;
-        http_body_resume(u->x); // the last thing: it may call back
-    }
+    struct http_exchange *x = u->x;
+    bool resume = u->paused && !u->ended;
+    u->paused = false;
+    hand_over(u); // and is gone when its end could not be handed over
+    if (resume)
+        http_body_resume(x); // the last thing: it may call back
 }
 
-// Gives the worker a batch, or the last piece, when it is free. After a failure the rest of the
-// body is only read, so that the client reads the answer.
-static void hand_over(struct upload *u) {
+// Gives the free worker what was gathered. After a failure the rest of the body is only read, so
+// that the client reads the answer.
+static void submit(struct upload *u) {
     struct strbuf swap = u->working;
     struct error why;
-    if (u->busy || (u->filling.len < BATCH && !u->ended))
-        return;
     u->working = u->filling;
     u->filling = swap;
     u->last = u->ended;
@@ -256,8 +289,14 @@ static void hand_over(struct upload *u) {
     if (!u->failed)
         (void)error_api(&u->err, 503, CODE_UNAVAILABLE, "too many file operations at once");
     u->failed = true;
+    u->lent = 0;
     if (u->last)
         answer(u);
+}
+
+static void hand_over(struct upload *u) {
+    if (!u->busy && (u->filling.len >= BATCH || u->ended))
+        submit(u);
 }
 
 static bool on_body(struct http_exchange *x, const char *data, size_t len) {
@@ -265,6 +304,21 @@ static bool on_body(struct http_exchange *x, const char *data, size_t len) {
     (void)strbuf_add(&u->filling, data, len); // a failure is told at the end
     hand_over(u);
     u->paused = u->busy && u->filling.len >= BATCH;
+    return !u->paused;
+}
+
+static bool on_lend(struct http_exchange *x, struct stream *from, uint64_t max) {
+    struct upload *u = x->user;
+    int there = 0;
+    if (u->failed || ioctl(stream_fd(from), FIONREAD, &there) < 0 || there < LENT_LEAST)
+        return true;
+    if (u->from < 0 && (u->from = fcntl(stream_fd(from), F_DUPFD_CLOEXEC, 3)) < 0)
+        return true;
+    if (!u->busy) {
+        u->lent = max < LENT_MAX ? max : LENT_MAX;
+        submit(u);
+    }
+    u->paused = u->busy;
     return !u->paused;
 }
 
@@ -283,7 +337,7 @@ static void on_gone(struct http_exchange *x) {
 }
 
 void handle_files_upload(struct http_exchange *x) {
-    static const struct http_body body = {on_body, on_body_end};
+    static const struct http_body body = {.data = on_body, .end = on_body_end, .lend = on_lend};
     struct upload *u = calloc(1, sizeof *u);
     const char *type = http_header(x, "content-type");
     struct error why;
@@ -296,6 +350,7 @@ void handle_files_upload(struct http_exchange *x) {
         return;
     }
     u->x = x;
+    u->from = -1;
     u->job.run = run;
     u->job.done = done;
     strbuf_init(&u->filling, BATCH_MAX);

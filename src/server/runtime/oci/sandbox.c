@@ -30,7 +30,7 @@ enum {
     KILL_WAIT_MS = 10000,
     DIAL_WAIT_MS = 2000,
     STAT_START_FIELD = 22,
-    SEND_BYTES = 512 * 1024 // on their way to an execd: fewer turns of its loop for an upload
+    SEND_BYTES = 1024 * 1024 // on their way to an execd: fewer turns of its loop for an upload
 };
 
 // ---- the table ----
