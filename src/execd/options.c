@@ -79,6 +79,32 @@ static int ignore(struct options *o, const char *value, struct error *err) {
     return 0;
 }
 
+// A truth as Go's strconv.ParseBool reads it.
+static int take_truth(const char *value, bool *ret, struct error *err) {
+    static const char *const words[2][6] = {{"0", "f", "F", "false", "False", "FALSE"},
+                                            {"1", "t", "T", "true", "True", "TRUE"}};
+    for (size_t i = 0; i < 2 * ARRAY_SIZE(words[0]); i++)
+        if (!strcmp(value, words[i / ARRAY_SIZE(words[0])][i % ARRAY_SIZE(words[0])])) {
+            *ret = i >= ARRAY_SIZE(words[0]);
+            return 0;
+        }
+    return error_set(err, EINVAL, "invalid boolean value \"%s\"", value);
+}
+
+static int set_init(struct options *o, const char *value, struct error *err) {
+    return take_truth(value, &o->init, err);
+}
+
+// A gate that is asked for must not be left open.
+static int refuse_gate(struct options *o, const char *value, struct error *err) {
+    bool wanted;
+    (void)o;
+    if (take_truth(value, &wanted, err) < 0)
+        return -1;
+    return wanted ? error_set(err, ENOTSUP, "the gate of micro-VMs is not built: no --runtime-init")
+                  : 0;
+}
+
 static const struct flag {
     const char *name, *variable; // the variable is read first
     flag_fn *set;
@@ -96,13 +122,23 @@ static const struct flag {
     {"jupyter-host", "JUPYTER_HOST", ignore, "accepted; code contexts are not built yet"},
     {"jupyter-token", "JUPYTER_TOKEN", ignore, "accepted; code contexts are not built yet"},
     {"jupyter-idle-poll-interval", "EXECD_JUPYTER_IDLE_POLL_INTERVAL", check_duration, "accepted"},
+    {"isolation-config", "EXECD_ISOLATION_CONFIG", ignore,
+     "accepted; isolated sessions are not built yet"},
+    {"init", NULL, set_init, "the same as the word init"},
+    {"runtime-init", "EXECD_RUNTIME_INIT", refuse_gate, "refused unless false"},
 };
+
+// A truth needs no value: "--name" alone is true.
+static bool is_truth(const struct flag *f) {
+    return f->set == set_init || f->set == refuse_gate;
+}
 
 void options_usage(int fd) {
     dprintf(fd, "Usage: execd [flags]\n       execd [flags] init [-- ENTRYPOINT...]\n");
     for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
         if (flags[i].name)
-            dprintf(fd, "  --%s value\n        %s\n", flags[i].name, flags[i].help);
+            dprintf(fd, "  --%s%s\n        %s\n", flags[i].name,
+                    is_truth(&flags[i]) ? "" : " value", flags[i].help);
 }
 
 // No child is to have them.
@@ -141,6 +177,8 @@ static int take_flag(struct options *o, int argc, char **argv, int *i, struct er
     }
     if (!f)
         return error_set(err, EINVAL, "flag provided but not defined: -%.*s", (int)len, name);
+    if (!name[len] && is_truth(f))
+        return f->set(o, "true", err);
     if (!name[len] && *i + 1 >= argc)
         return error_set(err, EINVAL, "flag needs an argument: -%s", name);
     return f->set(o, name[len] ? name + len + 1 : argv[++*i], err);
@@ -154,8 +192,10 @@ int options_parse(struct options *o, int argc, char **argv, struct error *err) {
     for (; i < argc && argv[i][0] == '-' && strcmp(argv[i], "--") != 0 && !o->help; i++)
         if (take_flag(o, argc, argv, &i, err) < 0)
             return -1;
-    o->init = i < argc && !strcmp(argv[i], "init"); // other words are ignored, as by the reference
-    i += o->init;
+    if (i < argc && !strcmp(argv[i], "init")) { // other words are ignored, as by the reference
+        o->init = true;
+        i++;
+    }
     if (i < argc && !strcmp(argv[i], "--"))
         i++;
     o->entrypoint = argv + (o->init ? i : argc);

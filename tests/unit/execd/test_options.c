@@ -53,6 +53,11 @@ static void test_flags(void **state) {
     assert_string_equal(o.entrypoint[1], "-x");
     assert_int_equal(PARSE(&o, &err, "-h"), 0);
     assert_true(o.help);
+    assert_int_equal(PARSE(&o, &err, "--init", "--isolation-config", "/x", "--", "sleep"), 0);
+    assert_true(o.init);
+    assert_string_equal(o.entrypoint[0], "sleep");
+    assert_int_equal(PARSE(&o, &err, "--init=F", "--runtime-init=0", "sleep"), 0);
+    assert_false(o.init);
 }
 
 static void test_bad_flags(void **state) {
@@ -64,6 +69,9 @@ static void test_bad_flags(void **state) {
     assert_int_equal(PARSE(&o, &err, "--port"), -1);
     assert_int_equal(PARSE(&o, &err, "--port", "65536"), -1);
     assert_int_equal(PARSE(&o, &err, "--port=x"), -1);
+    assert_int_equal(PARSE(&o, &err, "--init=yes"), -1);
+    assert_int_equal(PARSE(&o, &err, "--runtime-init"), -1);
+    assert_non_null(strstr(err.message, "--runtime-init"));
     assert_int_equal(PARSE(&o, &err, "--graceful-shutdown-timeout", "5"), -1);
     assert_int_equal(PARSE(&o, &err, "--graceful-shutdown-timeout", "5s"), 0);
     (void)setenv("EXECD_API_GRACE_SHUTDOWN", "soon", 1);
