@@ -76,6 +76,15 @@ def test_runs_keep_their_order(session):
     assert [o.result()[0] for o in others] == ["first\n", "0\n", "1\n", "2\n", "3\n"]
 
 
+def test_a_session_outlives_its_directory(execd, session, tmp_path):
+    gone = tmp_path / "gone"
+    assert session.run(f"export A=1; mkdir {gone}; cd {gone}; rmdir {gone}") == ("", "0")
+    events = session.events("pwd; echo $A")
+    assert text_of(events) == "/\n1\n" and outcome(events) == ("0", [])
+    assert text_of(events, "stderr") == f"execd: cd: {gone}: No such file or directory\n"
+    assert session.run("cd /usr") == ("", "0") and session.run("pwd") == ("/usr\n", "0")
+
+
 def test_time_out_kills_the_whole_group(execd, session):
     session.run("export KEPT=1")
     begin = time.monotonic()

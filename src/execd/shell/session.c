@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -207,9 +208,29 @@ static int write_script(struct run *r, struct plan *p, bool bash, struct error *
     return 0;
 }
 
+// Where it begins. Somebody may have removed the session's own directory: then where we began, so
+// that the session can still be used.
+static const char *directory_of(const struct run *r) {
+    struct stat st;
+    const char *own = r->session->state.cwd;
+    if (r->cwd)
+        return r->cwd;
+    return !stat(own, &st) && S_ISDIR(st.st_mode) && !access(own, X_OK) ? own : r->session->e->cwd;
+}
+
+static void tell_directory(struct run *r, const char *cwd) {
+    char line[EXECD_PATH_SIZE + 64];
+    if (r->cwd || !strcmp(cwd, r->session->state.cwd))
+        return;
+    int n = snprintf(line, sizeof line, "execd: cd: %s: No such file or directory\n",
+                     r->session->state.cwd);
+    output_append(&r->capture.output, OUTPUT_STDERR, line,
+                  n < (int)sizeof line ? (size_t)n : sizeof line - 1);
+}
+
 static int plan_make(struct run *r, struct plan *p, struct error *err) {
     struct shell shell;
-    const char *cwd = r->cwd ? r->cwd : r->session->state.cwd;
+    const char *cwd = directory_of(r);
     if (shell_prepare(&shell, &p->arena, cwd, NULL, err) < 0 || open_files(r, p, err) < 0)
         return -1;
     char *bash[] = {(char *)"bash",
@@ -249,6 +270,7 @@ static int run_start(struct run *r, struct error *err) {
     timer_start(&e->loop, &r->deadline, r->time_out_ms ? r->time_out_ms : RUN_DEFAULT_MS,
                 on_deadline);
     output_attach(&r->capture.output, &r->reader, 0, OUTPUT_HOLD | OUTPUT_TAGGED, on_more);
+    tell_directory(r, p.spawn.cwd);
     return 0;
 }
 
