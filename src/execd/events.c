@@ -108,10 +108,10 @@ void events_split_end(struct events_splitter *sp, events_text_fn *emit, void *ar
 static void finish(struct events *s) {
     size_t left = s->frames.len - s->sent;
     loop_cancel(s->x->loop, &s->flush);
-    if (s->torn)
+    if (s->torn || s->gone) // who has shut its side only must not take it for whole
         http_stream_abort(s->x);
     else
-        http_stream_finish(s->x, s->frames.data + s->sent, s->gone ? 0 : left);
+        http_stream_finish(s->x, s->frames.data + s->sent, left);
     strbuf_free(&s->frames);
     strbuf_free(&s->stream[0].line);
     strbuf_free(&s->stream[1].line);

@@ -1,7 +1,9 @@
 """SIGTERM to an execd with sessions, terminals and proxied requests under way: it ends by itself, with nothing left open."""
 import http.client
+import json
 import os
 import signal
+import socket
 
 import pytest
 
@@ -90,3 +92,17 @@ def test_a_stream_that_goes_on_does_not_hold_the_end_of_the_sandbox():
         took, code = milliseconds(e.wait)
         assert code == 0 and took < 1000
         watch.close()
+
+
+@pytest.mark.parametrize("route,body", [("POST /command", {"command": "sleep 100"}), ("POST /session/{}/run", {"command": "sleep 100"}), ("GET /files/watch?path=/usr", None)])
+def test_a_client_that_shuts_its_side_gets_no_end_without_a_last_event(route, body):
+    """It counts as gone (docs/compatibility.md), so what it still reads is cut, not ended."""
+    with Execd(token="") as e, socket.create_connection(("127.0.0.1", e.port)) as s:
+        data = json.dumps(body).encode() if body else b""
+        s.sendall(f"{route.format(Session(e).id)} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+        s.settimeout(10)
+        reply = s.recv(65536)
+        s.shutdown(socket.SHUT_WR)
+        while piece := s.recv(65536):
+            reply += piece
+        assert b"text/event-stream" in reply and not reply.endswith(b"0\r\n\r\n"), reply
