@@ -21,8 +21,8 @@
 
 enum {
     STACK = 64 * 1024,
-    AWAY = 64
-}; // descriptors are first moved above AWAY, out of each other's way
+    AWAY = 3 + SPAWN_PASS_MAX // descriptors are first moved behind the last that a child can get
+};
 
 // Shared with the child, which runs in our memory until it execs.
 struct launch {

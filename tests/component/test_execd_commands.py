@@ -332,6 +332,20 @@ def test_stop_kills_what_does_not_listen():
         assert code == 0 and 2900 < took < 5000 and not os.path.exists(f"/proc/{pid}")
 
 
+def test_with_few_descriptors_what_fails_says_so():
+    with Execd(wrap=["prlimit", "--nofile=40:40"]) as e:
+        before = e.descriptors()
+        assert e.stdout("ulimit -n") == "40\n"
+        held = [e.open("POST", "/command", {"command": "sleep 0.5; echo end"}) for _ in range(16)]
+        ends = [parse_events(r.read())[-1] for _, r in held]
+        for c, _ in held:
+            c.close()
+        failed = [x["error"]["evalue"] for x in ends if x["type"] == "error"]
+        assert failed and all("Too many open files" in f for f in failed) and len(failed) < len(ends)
+        wait_until(lambda: e.descriptors() <= before, "all are closed")
+        assert e.stdout("echo ok") == "ok\n"
+
+
 @pytest.mark.bare
 def test_records_are_bounded_by_the_texts_of_commands():
     with Execd() as e:
