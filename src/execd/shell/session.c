@@ -388,7 +388,7 @@ void handle_session_run(struct http_exchange *x) {
     }
     struct run *r = calloc(1, sizeof *r);
     if (!r) {
-        execd_fail(x, 500, CODE_RUNTIME, "out of memory");
+        execd_fail(x, 503, CODE_RUNTIME, "out of memory");
         return;
     }
     r->session = s;
