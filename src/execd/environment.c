@@ -52,6 +52,12 @@ static int put(struct variables *v, const char *name, size_t name_len, const cha
     return 0;
 }
 
+static int no_room(const struct variables *v, struct error *err) {
+    return v->count + 1 >= VARIABLES_MAX
+               ? error_set(err, EINVAL, "more than %d variables", VARIABLES_MAX)
+               : error_set(err, ENOMEM, "out of memory");
+}
+
 const char *process_variable(char *const *envp, const char *name) {
     size_t len = strlen(name);
     for (; envp && *envp; envp++)
@@ -191,11 +197,8 @@ static int add_object(struct variables *v, const json_t *envs, struct error *err
             return error_set(err, EINVAL, "envs.%s must be a string", name);
         if (!*name || strchr(name, '='))
             return error_set(err, EINVAL, "envs: \"%s\" is no name of a variable", name);
-        if (put(v, name, strlen(name), json_is_null(value) ? "" : json_string_value(value)) == 0)
-            continue;
-        return v->count + 1 >= VARIABLES_MAX
-                   ? error_set(err, EINVAL, "envs: more than %d variables", VARIABLES_MAX)
-                   : error_set(err, ENOMEM, "out of memory");
+        if (put(v, name, strlen(name), json_is_null(value) ? "" : json_string_value(value)) < 0)
+            return no_room(v, err);
     }
     return 0;
 }
@@ -208,7 +211,7 @@ char **process_environment(struct arena *a, const json_t *envs, struct error *er
             break;
     }
     if (add_file(&v) < 0 || (!v.items && !(v.items = arena_alloc(a, sizeof *v.items)))) {
-        (void)error_set(err, ENOMEM, "out of memory");
+        (void)no_room(&v, err);
         return NULL;
     }
     if (envs && !json_is_object(envs)) {

@@ -5,6 +5,7 @@ import urllib.parse
 import pytest
 
 from execd_files import download, execd, failed, mode, query, work  # noqa: F401
+from execd_peer import Execd
 
 
 def test_null_is_the_zero_value(execd, work):
@@ -69,3 +70,12 @@ def test_more_than_a_program_can_be_given(execd, body):
     r = execd.request("POST", "/command", body)
     assert r.status == 400 and r.json()["code"] == "INVALID_REQUEST_BODY" and "memory" not in r.json()["message"], r.body
     assert execd.stdout("echo ${#A}", envs={"A": "x" * 100_000}) == "100000\n"
+
+
+def test_an_env_file_with_too_many_lines_is_named(tmp_path):
+    envs = tmp_path / "envs"
+    envs.write_text("".join(f"V{i}=x\n" for i in range(9000)))
+    with Execd(env={"EXECD_ENVS": str(envs)}) as e:
+        failed(e.request("POST", "/command", {"command": "true"}), 400, "INVALID_REQUEST_BODY", "more than 8192 variables")
+        envs.write_text("A=1\n")
+        assert e.stdout("echo $A") == "1\n"
