@@ -4,7 +4,7 @@ import urllib.parse
 
 import pytest
 
-from execd_files import download, execd, failed, mode, query, work  # noqa: F401
+from execd_files import download, execd, failed, file, meta, mode, query, upload, work  # noqa: F401
 from execd_peer import Execd
 
 
@@ -79,3 +79,10 @@ def test_an_env_file_with_too_many_lines_is_named(tmp_path):
         failed(e.request("POST", "/command", {"command": "true"}), 400, "INVALID_REQUEST_BODY", "more than 8192 variables")
         envs.write_text("A=1\n")
         assert e.stdout("echo $A") == "1\n"
+
+
+def test_a_missing_tmpdir_is_made(tmp_path):
+    with Execd(token="", env={"TMPDIR": str(tmp_path / "a/b")}) as e:
+        assert (tmp_path / "a/b").is_dir() and e.stdout("mktemp -d").startswith(str(tmp_path / "a/b"))
+        assert upload(e, file(b"content"), meta(tmp_path / "f")).status == 200  # waits in a spool for its metadata
+        assert (tmp_path / "f").read_bytes() == b"content"
