@@ -187,6 +187,7 @@ CREATE = {
     "lifecycle.long": changed(lifecycle={"preStart": {"command": ["a"], "timeoutSeconds": 10801}}),
     "lifecycle.periodic": changed(lifecycle={"periodic": [{"name": "a", "schedule": "* * * * *", "command": ["a"]}]}),
     "lifecycle.twice": changed(lifecycle={"periodic": [{"name": "a", "schedule": "x", "command": ["a"]}] * 2}),
+    "lifecycle.schedule": changed(lifecycle={"periodic": [{"name": "a", "schedule": "x", "command": ["a"]}]}),
     "lifecycle.nameless": changed(lifecycle={"periodic": [{"name": " ", "schedule": " ", "command": ["a"], "timeoutSeconds": 301}]}),
     "snake": {"image": {"uri": IMAGE}, "entrypoint": IDLE, "resource_limits": {}, "timeout": 600, "secure_access": False},
     "unknown": changed(nosuch=1), "several": {"image": 1, "entrypoint": [], "timeout": 1, "env": 1, "metadata": 1},

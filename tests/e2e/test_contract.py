@@ -233,7 +233,7 @@ def create_examples(x):
     volumes = x.server.sections["storage"]["allowed_host_paths"][0]
     x("POST", "/v1/sandboxes", **TEXT)
     x("POST", "/v1/sandboxes", body={})
-    create("SANDBOX::INVALID_PARAMETER", lifecycle={})
+    create("SANDBOX::INVALID_PARAMETER", extensions={"access.renew.extend.seconds": "1"})
     create("SANDBOX::POLICY_TOO_LARGE", networkPolicy=TOO_LARGE)
     create("SANDBOX::API_NOT_SUPPORTED", image=None, entrypoint=None, resourceLimits=None, templateId="t")
     create("SANDBOX::INVALID_METADATA_LABEL", metadata={"a b": "c"})
@@ -266,7 +266,9 @@ def create_examples(x):
         create("VOLUME::INVALID_PVC_NAME", volumes=volume(pvc={"claimName": "p"}))
     create("%::SANDBOX_START_FAILED", entrypoint=["/no/such/program"])
     create("%::SANDBOX_IMAGE_PULL_FAILED" if x.kind == "docker" else "%::IMAGE_PULL_FAILED", image={"uri": "127.0.0.1:1/none:x"})
+    hook = {"command": ["true"], "timeoutSeconds": 60}
     full = {**BODY, "platform": {"os": "linux", "arch": "amd64"}, "metadata": {"team": "blue"},
+            "lifecycle": {"preStart": hook, "periodic": [{"name": "a", "schedule": "@daily", **hook}]},
             "extensions": {"opensandbox.extensions.a": "b"}}
     key = {"Idempotency-Key": secrets.token_hex(8)}
     made = x("POST", "/v1/sandboxes", body=full, headers=key).json()
@@ -799,7 +801,7 @@ ONLY = {"docker": {(CREATE, "%::SANDBOX_IMAGE_PULL_FAILED"), (CREATE, "%::UNAVAI
 UNSEEN = {}
 UNSEEN_VALUES = {"dns", "Pending", "Pausing", "Resuming", "Stopping", "Deleting", "Failed", "url"}
 REQUESTS = {"CreateSandboxRequest", "ImageRequest", "NetworkPolicy", "Volume", "MetadataPatch", "Renewal", "CreateSnapshotRequest",
-            "CreatePoolRequest", "UpdatePoolRequest", "ClientEvent", "CreateTemplateRequest"}
+            "CreatePoolRequest", "UpdatePoolRequest", "ClientEvent", "CreateTemplateRequest", "Lifecycle"}
 
 
 def test_everything_documented_was_served(x):

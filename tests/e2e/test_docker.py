@@ -70,6 +70,55 @@ def test_container_is_as_asked(server, engine):
     assert engine.inspect(sb["id"])[0] == 404
 
 
+def test_hooks(server, engine):
+    """preStart before Running, its failure told, periodic ones; nothing of them in what a command or a snapshot has."""
+    sh = lambda script, **kw: {"command": ["sh", "-c", script], **kw}
+    sb = server.create(env={"A": "b"}, lifecycle={"preStart": sh("echo $A >/tmp/made; echo hooked"),
+                                                  "periodic": [{"name": "tick", "schedule": "@every 1s", **sh("echo tick >>/tmp/ticks")}]})["id"]
+    assert state(server, sb) == "Running" and server.run(sb, "cat /tmp/made")[1] == "b\n"
+    harness.wait_until(lambda: server.run(sb, "cat /tmp/ticks 2>/dev/null")[1].startswith("tick\ntick\n"), "two ticks")
+    assert "OPENSANDBOX_LIFECYCLE" not in server.run(sb, "env")[1]
+    assert "hooked" in server.request("GET", f"/v1/sandboxes/{sb}/diagnostics/logs").body.decode()
+    snapshot = server.request("POST", f"/v1/sandboxes/{sb}/snapshots").json()["id"]
+    harness.wait_until(lambda: server.request("GET", f"/v1/snapshots/{snapshot}").json()["status"]["state"] == "Ready", "Ready")
+    server.delete(sb)
+    restored = server.create(image=None, entrypoint=None, snapshotId=snapshot, resourceLimits={})["id"]
+    env = engine.inspect(restored)[1]["Config"]["Env"]
+    assert not [v for v in env if v.startswith("OPENSANDBOX_LIFECYCLE=") and len(v) > len("OPENSANDBOX_LIFECYCLE=")], env
+    server.delete(restored)
+    server.request("DELETE", f"/v1/snapshots/{snapshot}")
+    for hook, why in (sh("exit 3"), "exit status 3"), (sh("sleep 600", timeoutSeconds=1), "timed out after 1 s"), ({"command": ["/no/such"]}, "could not be started"):
+        body = {"image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "resourceLimits": {}, "timeout": 600, "lifecycle": {"preStart": hook}}
+        r = server.request("POST", "/v1/sandboxes", body)
+        assert r.status == 500 and f"preStart hook: {why}" in r.json()["message"], r
+    assert server.sandboxes() == []
+
+
+def test_hooks_outlive_the_server(server, engine):
+    script = "until [ -e /tmp/go ]; do sleep 0.05; done"
+    body = {"image": {"uri": harness.IMAGE}, "entrypoint": harness.IDLE, "resourceLimits": {}, "timeout": 600,
+            "lifecycle": {"preStart": {"command": ["sh", "-c", script], "timeoutSeconds": 600}}}
+    made = [server.request("POST", "/v1/sandboxes", body, headers={"Prefer": "respond-async"}).json()["id"] for _ in range(2)]
+    for sb in made:
+        harness.wait_until(lambda: server.get(sb)["status"]["message"] == "The preStart hook is running.", "the hook runs", 30)
+    server.kill()
+    server.start()
+    assert [state(server, sb) for sb in made] == ["Pending", "Pending"]
+    exec_in(engine, made[0], ["touch", "/tmp/go"])
+    wait_state(server, made[0], "Running", 15)
+    begin = time.monotonic()
+    for sb in made:
+        server.delete(sb)
+    assert time.monotonic() - begin < 10 and server.sandboxes() == []
+
+
+def exec_in(engine, sandbox_id, argv):
+    status, e = engine.call("POST", f"/containers/sandbox-{sandbox_id}/exec", {"Cmd": argv})
+    assert status == 201, e
+    status, reply = engine.call("POST", f"/exec/{e['Id']}/start", {"Detach": True})
+    assert status in (200, 204), reply
+
+
 def test_doctor(server, engine):
     done = server.cli("doctor", check=False)
     said = {line[6:23].strip(): line[:5].strip() for line in done.stdout.splitlines()}

@@ -19,7 +19,7 @@ REFUSED = [
 ]
 
 
-UNBUILT = ("credentialProxy", "lifecycle")  # of a create: refused, then left out
+UNBUILT = ("credentialProxy",)  # of a create: refused, then left out
 
 
 class Replay:

@@ -122,11 +122,12 @@ int create_read(struct create_form *f, const json_t *body, struct problems *p) {
         (void)text_length(p, &template_id, f->template_id, 1, 0);
     read_platform(f, p);
     (void)field_int(p, &timeout, 60, &f->timeout_s);
-    f->has_lifecycle = hooks_read(p, &lifecycle);
+    int hooks = hooks_read(p, &lifecycle, f->spec);
+    f->has_lifecycle = hooks > 0;
     f->spec->secure_access = field_bool(p, &secure, false);
     read_policy(f, p);
     volumes_read(p, &volumes);
-    return read_entrypoint(f, p) < 0 || read_maps(f, p) < 0 ? -1 : 0;
+    return hooks < 0 || read_entrypoint(f, p) < 0 || read_maps(f, p) < 0 ? -1 : 0;
 }
 
 // ---- rules between members ----
@@ -165,8 +166,8 @@ static void relate_pool(const struct create_form *f, struct problems *p) {
 
 void create_relate(const struct create_form *f, struct problems *p) {
     bool image = !is_blank(f->image), snapshot = !is_blank(f->snapshot);
-    if (pairs_get(&f->spec->env, "OPENSANDBOX_LIFECYCLE"))
-        problem_add(p, f->at, "value_error", "Value error, env may not set OPENSANDBOX_LIFECYCLE");
+    if (pairs_get(&f->spec->env, LIFECYCLE_VARIABLE))
+        problem_add(p, f->at, "value_error", "Value error, env may not set " LIFECYCLE_VARIABLE);
     else if (!is_blank(f->template_id))
         relate_template(f, p);
     else if (f->pool)
@@ -201,9 +202,6 @@ static int check_not_built(const struct create_form *f, struct error *err) {
     if (!is_blank(f->template_id))
         return error_server(err, ERR_API_NOT_SUPPORTED,
                             "templateId is not supported: templates belong to a micro-VM backend");
-    if (f->has_lifecycle)
-        return error_server(err, ERR_INVALID_PARAMETER,
-                            "lifecycle is not supported yet: leave it out");
     return 0;
 }
 
@@ -242,6 +240,9 @@ static int check_guest(const struct api *a, const struct create_form *f, struct 
     if (!is_blank(f->snapshot))
         return error_server(err, ERR_INVALID_PARAMETER,
                             "platform.os: no snapshot holds a Windows guest; start from an image");
+    if (f->spec->lifecycle)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "lifecycle: hooks are not run in a Windows guest; leave it out");
     if (f->has_policy) // docs/network-policy.md: who could change the rules has no policy
         return error_server(err, ERR_INVALID_PARAMETER,
                             "networkPolicy: the container of a Windows guest needs NET_ADMIN, with "

@@ -30,8 +30,9 @@ void create_form_clear(struct create_form *f);
 struct sandbox_spec *template_read(const struct api *a, const struct place *at,
                                    const json_t *template, struct problems *p, struct error *err);
 
-// The form of `lifecycle` (422); false: it is absent or no object.
-bool hooks_read(struct problems *p, const struct field *f);
+// `lifecycle` (422) into spec->lifecycle, with nothing when it names no hook. 1: it is there, 0:
+// absent or no object, -1: no memory.
+int hooks_read(struct problems *p, const struct field *f, struct sandbox_spec *spec);
 
 // Volumes (5.3): types (422), then meaning (400) into spec->volumes.
 void volumes_read(struct problems *p, const struct field *list);

@@ -124,6 +124,7 @@ static void spec_free(struct sandbox_spec *s) {
     free(s->platform_os);
     free(s->platform_arch);
     free(s->network_policy);
+    free(s->lifecycle);
     entrypoint_clear(s);
     pairs_clear(&s->env);
     pairs_clear(&s->metadata);
@@ -194,7 +195,8 @@ static const struct member spec_members[] = {
     SPEC(platform_os, MEMBER_TEXT),    SPEC(platform_arch, MEMBER_TEXT),
     SPEC(secure_access, MEMBER_BOOL),  SPEC(gpus, MEMBER_COUNT),
     SPEC(network_policy, MEMBER_TEXT), SPEC(egress_env, MEMBER_PAIRS),
-    SPEC(disk_bytes, MEMBER_COUNT),
+    SPEC(disk_bytes, MEMBER_COUNT),    SPEC(lifecycle, MEMBER_TEXT),
+    SPEC(prestart_s, MEMBER_COUNT),
 };
 #define VOLUME(name, type)                                                                         \
     { #name, type, offsetof(struct volume_spec, name) }

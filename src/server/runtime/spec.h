@@ -58,6 +58,8 @@ struct sandbox_spec {
     size_t volume_count;
     char *network_policy;    // fmt/policy.h, its JSON as text; NULL: none
     struct pairs egress_env; // OPENSANDBOX_EGRESS_* of the request, for egress alone
+    char *lifecycle;         // hooks, as execd is given them (base/handoff.h); NULL: none
+    uint64_t prestart_s;     // time-out of its preStart; 0: it has none
 };
 
 struct sandbox_spec *

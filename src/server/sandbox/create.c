@@ -180,19 +180,33 @@ static int provisioned(struct operation *op, struct error *err) {
     return STEP_DONE;
 }
 
-static int commit_running(struct operation *op, struct error *err) {
-    return record_fill(op, SANDBOX_RUNNING, err);
+// From here on the next server can take it over.
+static int commit_begun(struct operation *op, struct error *err) {
+    struct sandbox *sb = op->sandbox;
+    if (!sb->spec->prestart_s)
+        return STEP_SKIP;
+    (void)snprintf(sb->message, sizeof sb->message, "The preStart hook is running.");
+    return record_fill(op, SANDBOX_PENDING, err);
 }
 
-static int running(struct operation *op, struct error *err) {
-    (void)err;
-    return state_apply(op->domain->registry, op->sandbox, EVENT_PROVISIONED) < 0
-               ? error_server(err, ERR_INTERNAL_ERROR, "sandbox %s is not Pending", op->id)
-               : STEP_DONE;
+static void on_started(struct prestart_wait *w, const struct error *err) {
+    operation_continue(&CONTAINER_OF(w, struct create, prestart)->op, err);
+}
+
+static int await_prestart(struct operation *op, struct error *err) {
+    struct create *t = create_of(op);
+    if (!t->spec->prestart_s)
+        return STEP_DONE;
+    t->uncounted = true;
+    op->domain->creates--;
+    t->prestart.done = on_started;
+    return prestart_join(op->domain, &t->prestart, op->sandbox, err) < 0 ? -1 : STEP_WAIT;
 }
 
 static void cancel(struct operation *op) {
     struct create *t = create_of(op);
+    t->left = t->uncounted && !op->sandbox->deleting;
+    prestart_leave(&t->prestart);
     image_leave(&t->image_wait);
     list_remove(&t->slot_wait);
 }
@@ -227,7 +241,9 @@ static void failed(struct create *t, struct sandbox *sb, const struct error *err
     sb->untouched = !t->taking && (!t->begun || err->kind == EHOSTDOWN);
     if (!t->error.code[0])
         (void)error_server(&t->error, ERR_R_SANDBOX_START_FAILED, "%s", err->message);
-    if (d->freeing) { // the next start finds the record
+    if (t->left && !d->freeing)
+        tell_all(t, sb, NULL);   // Pending, which it stays
+    if (t->left || d->freeing) { // the next start finds the record
         create_free(t);
         return;
     }
@@ -255,7 +271,7 @@ static void end(struct operation *op, const struct error *err) {
     struct domain *d = op->domain;
     if (err && t->taking && try_again(t, sb, err))
         return;
-    d->creates--;
+    d->creates -= !t->uncounted;
     slot_release(t);
     if (sb->key)
         sb->key->create = NULL;
@@ -280,9 +296,12 @@ static const struct step steps[] = {
     {"turn", STEP_LOOP, 0, take_slot, NULL},
     {"provision", STEP_WORKER, 0, provision, NULL},
     {"provisioned", STEP_LOOP, 0, provisioned, NULL},
-    {"commit Running", STEP_STORE, 0, commit_running, NULL},
-    {"running", STEP_LOOP, 0, running, NULL},
+    {"commit its begin", STEP_STORE, 0, commit_begun, NULL},
+    {"preStart", STEP_LOOP, STEP_LASTING, await_prestart, NULL},
+    {"commit Running", STEP_STORE, 0, domain_commit_running, NULL},
+    {"running", STEP_LOOP, 0, domain_running, NULL},
 };
+
 // ---- the request ----
 
 static void on_wait_over(struct timer *timer) {

@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "server/sandbox/domain.h"
+#include "server/sandbox/hooks/prestart.h"
 
 struct create {
     struct operation op;
@@ -11,9 +12,12 @@ struct create {
     struct list tickets; // who is to be told yet
     bool promised;       // Pending was answered: a failure stays visible
     bool has_slot;
-    bool in_store; // its record was committed
-    bool begun;    // the runtime was asked to make it
-    bool taking;   // its sandbox comes out of a pool's stock
+    bool in_store;  // its record was committed
+    bool begun;     // the runtime was asked to make it
+    bool taking;    // its sandbox comes out of a pool's stock
+    bool uncounted; // its preStart hook runs: no business of who limits creates
+    bool left;      // to the next start of the server
+    struct prestart_wait prestart;
     int64_t asked_us;
     struct image_wait image_wait;
     struct list slot_wait;

@@ -105,6 +105,16 @@ int record_fill(struct operation *op, enum sandbox_state as, struct error *err) 
     return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
 }
 
+int domain_commit_running(struct operation *op, struct error *err) {
+    return record_fill(op, SANDBOX_RUNNING, err);
+}
+
+int domain_running(struct operation *op, struct error *err) {
+    return state_apply(op->domain->registry, op->sandbox, EVENT_PROVISIONED) < 0
+               ? error_server(err, ERR_INTERNAL_ERROR, "sandbox %s is not Pending", op->id)
+               : STEP_DONE;
+}
+
 // ---- the end ----
 
 static void stopped(struct domain *d) {
@@ -124,11 +134,10 @@ void domain_progress(struct domain *d) {
         stopped(d);
 }
 
-// What waits for another try is left to the next start.
-static bool cancel_one_retry(struct domain *d) {
+static bool leave_one(struct domain *d) {
     LIST_EACH(&d->operations, node) {
         struct operation *op = LIST_ENTRY(node, struct operation, all);
-        if (timer_armed(&op->retry)) {
+        if (operation_can_be_left(op)) {
             operation_cancel(op);
             return true; // others may have ended with it: look from the beginning
         }
@@ -142,7 +151,7 @@ void domain_stop(struct domain *d, void (*done)(void *arg), void *arg) {
     d->stopped_arg = arg;
     timer_stop(&d->alarm); // what expires now is found by the next start
     timer_start(d->settings.loop, &d->stop_limit, STOP_MS, on_stop_limit);
-    while (cancel_one_retry(d))
+    while (leave_one(d))
         ;
     domain_progress(d);
 }

@@ -47,6 +47,9 @@ void domain_progress(struct domain *d);    // an operation has ended: perhaps th
 void domain_started_one(struct domain *d); // one part of reconcile is done
 // Fills op->change with the row of its sandbox as it is now, but in the state `as`.
 int record_fill(struct operation *op, enum sandbox_state as, struct error *err);
+// The last two steps of a start: the commit, and what it promised.
+int domain_commit_running(struct operation *op, struct error *err);
+int domain_running(struct operation *op, struct error *err);
 const char *domain_notice(const struct domain *d, const struct sandbox_spec *spec);
 struct sandbox *domain_sandbox(struct domain *d, const char *id,
                                struct error *err); // visible, or err

@@ -110,6 +110,28 @@ static void step_done(struct operation *op) {
     advance(op);
 }
 
+// ---- waits that last ----
+
+static void park(struct operation *op) {
+    struct sandbox *sb = op->sandbox;
+    sb->parked = op;
+    sb->running = NULL;
+    if (op->domain->stopping)
+        operation_cancel(op);
+    else
+        start_next(sb);
+}
+
+// Back, to run or to fail.
+static void unpark(struct operation *op, bool run) {
+    struct sandbox *sb = op->sandbox;
+    if (sb->parked != op)
+        return;
+    sb->parked = NULL;
+    if (run)
+        sb->running = op;
+}
+
 // ---- the steps ----
 
 static void on_run(struct job *job) {
@@ -181,6 +203,8 @@ static void advance(struct operation *op) {
         }
         op->waiting = step_of(op)->place == STEP_LOOP;
         int r = submit(op, &err);
+        if (r == STEP_WAIT && step_of(op)->flags & STEP_LASTING)
+            park(op);
         if (r == STEP_WAIT)
             return;
         op->waiting = false;
@@ -195,6 +219,13 @@ static void advance(struct operation *op) {
 }
 
 void operation_continue(struct operation *op, const struct error *err) {
+    struct sandbox *sb = op->sandbox;
+    if (sb->parked == op && sb->running) {
+        op->ready = true;
+        op->answer = err ? *err : (struct error){0};
+        return;
+    }
+    unpark(op, true);
     op->waiting = false;
     if (err)
         step_failed(op, err);
@@ -210,14 +241,24 @@ void operation_cancel(struct operation *op) {
         fail(op, &err);
     } else if (op->waiting) {
         op->waiting = false;
+        unpark(op, false);
         op->kind->cancel(op);
         fail(op, &err);
     } // else a step is under way; advance() looks when it is done
 }
 
+bool operation_can_be_left(const struct operation *op) {
+    return timer_armed(&op->retry) || (op->waiting && step_of(op)->flags & STEP_LASTING);
+}
+
 // ---- the queue ----
 
 static void start_next(struct sandbox *sb) {
+    if (sb->parked && sb->parked->ready) {
+        struct error answer = sb->parked->answer;
+        operation_continue(sb->parked, answer.kind ? &answer : NULL);
+        return;
+    }
     struct list *node = list_pop(&sb->queued);
     if (!node)
         return;
@@ -259,8 +300,9 @@ void operation_flush(struct sandbox *sb, const struct error *err) {
 void operation_drop(struct operation *op) {
     if (timer_armed(&op->retry))
         timer_stop(&op->retry);
-    if (op->waiting && op->sandbox->running == op) {
+    if (op->waiting && (op->sandbox->running == op || op->sandbox->parked == op)) {
         op->waiting = false;
+        unpark(op, false);
         op->kind->cancel(op);
     }
     list_remove(&op->node);

@@ -1,5 +1,6 @@
 // One thing that is done to one sandbox: a table of steps, each of which says where it runs and
 // what undoes it. A sandbox has one running operation; the others wait in its queue. Loop thread.
+// One that waits in a STEP_LASTING is parked meanwhile: others run, and it goes on between two.
 #ifndef SERVER_SANDBOX_OPERATION_H
 #define SERVER_SANDBOX_OPERATION_H
 
@@ -16,8 +17,9 @@ enum step_place {
     STEP_WORKER // run and undo on a worker: they touch nothing but the operation's own members
 };
 enum step_flags {
-    STEP_RETRY = 1 << 0,   // a failure is tried again with back-off until it works
-    STEP_OPTIONAL = 1 << 1 // a failure is logged, and the operation goes on
+    STEP_RETRY = 1 << 0,    // a failure is tried again with back-off until it works
+    STEP_OPTIONAL = 1 << 1, // a failure is logged, and the operation goes on
+    STEP_LASTING = 1 << 2   // of the loop: waits for as long as a user wants; left at a stop
 };
 enum step_result { STEP_DONE = 0, STEP_WAIT = 1, STEP_SKIP = 2 }; // negative: failed, err set
 
@@ -57,7 +59,8 @@ struct operation { // embedded in the struct of its kind
     struct timer retry;
     unsigned at, tries;
     bool undoing, waiting;
-    struct error error;
+    bool ready; // parked, and to go on with `answer` when nothing else runs
+    struct error error, answer;
 };
 
 // Queues it, or starts it; `first`: before others that wait. end() may be called before the return.
@@ -67,6 +70,8 @@ void operation_start(struct domain *d, struct sandbox *sb, struct operation *op,
 void operation_continue(struct operation *op, const struct error *err);
 // The sandbox is being deleted or the domain stops: what waits (also for a retry) fails now.
 void operation_cancel(struct operation *op);
+// What waits for another try or in a STEP_LASTING is left to the next start of the server.
+bool operation_can_be_left(const struct operation *op);
 // Fails all that wait in the queue of a sandbox that goes away.
 void operation_flush(struct sandbox *sb, const struct error *err);
 // domain_free: ends it where it stands; no step of it is under way.

@@ -31,9 +31,11 @@ long reconcile(const struct reconcile_record *records, size_t record_count,
     for (size_t i = 0; ok && i < record_count; i++) {
         const struct reconcile_record *r = &records[i];
         bool expired = r->deadline_us && r->deadline_us <= now_us;
+        bool exists = map_get(&here, r->id) != NULL;
         ok = map_put(&known, r->id, &known) == 0;
-        ret[n].action =
-            expired ? RECONCILE_TEARDOWN : table[r->state][map_get(&here, r->id) != NULL];
+        ret[n].action = expired              ? RECONCILE_TEARDOWN
+                        : r->begun && exists ? RECONCILE_ADOPT
+                                             : table[r->state][exists];
         (void)snprintf(ret[n++].id, sizeof ret->id, "%s", r->id);
     }
     for (size_t i = 0; ok && i < found_count; i++) {

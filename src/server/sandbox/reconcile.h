@@ -17,6 +17,7 @@ struct reconcile_record {
     char id[SANDBOX_ID_SIZE];
     enum sandbox_state state;
     int64_t deadline_us; // 0: none
+    bool begun;          // Pending, but all of it runs: its preStart hook is waited for
 };
 struct reconcile_result {
     char id[SANDBOX_ID_SIZE];

@@ -51,6 +51,7 @@ struct sandbox {
     struct heap_node expiry;   // expiry.c
     struct list order;         // registry.c: newest first
     struct operation *running; // at most one operation at a time
+    struct operation *parked;  // one that waits in a STEP_LASTING
     struct list queued;        // operations that wait for it
     struct list holds;         // endpoint.c: proxy requests held while Pending
     struct teardown *teardown; // teardown.c: the one that runs or has failed

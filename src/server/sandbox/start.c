@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "server/errors.h"
 #include "server/sandbox/domain.h"
+#include "server/sandbox/hooks/prestart.h"
 #include "server/sandbox/reconcile.h"
 
 struct start {
@@ -109,7 +110,9 @@ static void adopt_end(struct operation *op, const struct error *err) {
     struct domain *d = op->domain;
     struct sandbox *sb = op->sandbox;
     bool lived = sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
-    if (sb->deleting || d->freeing || !lived) {
+    if (sb->state == SANDBOX_PENDING && !sb->deleting && !d->freeing) {
+        prestart_resume(d, sb); // also when it has ended: its last words tell why
+    } else if (sb->deleting || d->freeing || !lived) {
         ; // nothing to find out
     } else if (sb->stock) {
         if (!err && a->found.alive && !a->found.paused)
@@ -296,6 +299,7 @@ static bool gather(struct sandbox *sb, void *arg) {
     memcpy(r->id, sb->id, sizeof r->id);
     r->state = sb->state;
     r->deadline_us = sb->forget_us ? sb->forget_us : sb->expires_us;
+    r->begun = sb->state == SANDBOX_PENDING && *sb->runtime_state;
     return true;
 }
 

@@ -137,6 +137,8 @@ void teardown_begin(struct domain *d, struct sandbox *sb, struct teardown_wait *
         return;
     // steps that are not done at once: sb is still there when this returns
     operation_start(d, sb, &t->op, &teardown_kind, true);
+    if (sb->parked)
+        operation_cancel(sb->parked);
     if (sb->running && sb->running != &t->op)
         operation_cancel(sb->running);
 }

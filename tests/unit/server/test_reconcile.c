@@ -33,6 +33,21 @@ static void test_every_pair(void **state) {
     }
 }
 
+// Pending, and all of it runs: its preStart hook is waited for.
+static void test_begun(void **state) {
+    (void)state;
+    const struct runtime_found f = {.id = "1"};
+    struct reconcile_record r = {.id = "1", .state = SANDBOX_PENDING, .begun = true};
+    struct reconcile_result out[2];
+    assert_int_equal(reconcile(&r, 1, &f, 1, 100, out), 1);
+    assert_int_equal(out[0].action, RECONCILE_ADOPT);
+    assert_int_equal(reconcile(&r, 1, &f, 0, 100, out), 1);
+    assert_int_equal(out[0].action, RECONCILE_TEARDOWN);
+    r.deadline_us = 99;
+    assert_int_equal(reconcile(&r, 1, &f, 1, 100, out), 1);
+    assert_int_equal(out[0].action, RECONCILE_TEARDOWN);
+}
+
 static void test_found_without_record(void **state) {
     (void)state;
     const struct reconcile_record r = {.id = "b", .state = SANDBOX_RUNNING};
@@ -218,6 +233,7 @@ static void test_teardown_that_fails_does_not_hold_up_the_start(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_pair),
+        cmocka_unit_test(test_begun),
         cmocka_unit_test(test_found_without_record),
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_frozen_is_paused),

@@ -87,6 +87,10 @@ struct sandbox_spec *template_read(const struct api *a, const struct place *at,
         (void)error_server(err, ERR_INVALID_PARAMETER,
                            "template: image.auth is not kept; pull the image first "
                            "(opensandbox-server image pull)");
+    else if (f.has_lifecycle) // they would run in stock that nobody has taken
+        (void)error_server(err, ERR_INVALID_PARAMETER,
+                           "template: lifecycle is not supported in a pool; create sandboxes with "
+                           "hooks without one");
     else if (create_check(a, &f, err) < 0)
         ;
     else if (spec_is_windows(f.spec))

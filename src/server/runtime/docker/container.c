@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/handoff.h"
 #include "fmt/json.h"
 #include "server/errors.h"
 #include "server/runtime/docker/windows/windows.h"
@@ -109,6 +110,8 @@ static json_t *environment_of(struct docker *d, const struct provision_request *
     }
     add_variable(env, "OPENSANDBOX_ID", q->id); // nobody overrides these
     add_variable(env, "EXECD_ACCESS_TOKEN_SHA256", q->token_sha256_hex);
+    if (q->spec->lifecycle)
+        add_variable(env, LIFECYCLE_VARIABLE, q->spec->lifecycle);
     if (d->foreign_execd)
         add_foreign(d, port, env);
     json_array_foreach(json_object_get(inherited, "env"), k, name) {

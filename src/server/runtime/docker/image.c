@@ -7,9 +7,11 @@
 
 #include "base/cleanup.h"
 #include "base/encode.h"
+#include "base/handoff.h"
 #include "fmt/json.h"
 #include "server/errors.h"
 #include "server/runtime/docker/auth.h"
+#include "server/runtime/docker/container.h"
 #include "server/runtime/docker/internal.h"
 
 enum { LINE_MAX_BYTES = 1024 * 1024, KEY_MAX = 2048, INHERITED_MAX = 1024 };
@@ -99,6 +101,12 @@ static json_t *inherited_of(const json_t *image) {
     json_t *names = json_array(), *env = json_array();
     const char *name;
     json_t *value;
+    size_t i;
+    json_array_foreach(json_object_get(json_object_get(image, "Config"), "Env"), i, value) {
+        const char *one = json_string_value(value);
+        if (one && docker_assigns(one, LIFECYCLE_VARIABLE)) // nobody here asked for those
+            json_array_append_new(env, json_string(LIFECYCLE_VARIABLE));
+    }
     json_object_foreach(labels, name, value) {
         if (strncmp(name, LABEL, strlen(LABEL)) == 0)
             json_array_append_new(names, json_string(name));

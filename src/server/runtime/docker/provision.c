@@ -69,6 +69,10 @@ static int refused(struct error *err, const char *what) {
 static int check_limits(const struct docker *d, const struct sandbox_spec *s, struct error *err) {
     if (spec_is_windows(s))
         return windows_check(d, err); // its limits are the guest's
+    if (s->lifecycle && d->foreign_execd)
+        return error_server(err, ERR_INVALID_PARAMETER,
+                            "lifecycle: the execd of runtime.execd_image has no init and does not "
+                            "run hooks; leave it out, or unset runtime.execd_image");
     if (d->no_limits && d->settings.limits == DOCKER_LIMITS_ENFORCE &&
         (s->memory_bytes || s->cpu_millis || s->pids))
         return error_server(err, ERR_INVALID_PARAMETER,

@@ -164,6 +164,10 @@ static json_t *environment_of(const struct making *m) {
     if (!json_object_get(env, "EXECD_ENVS"))
         json_object_set_new(env, "EXECD_ENVS", json_string(ENVS_FILE));
     json_object_set_new(env, "OPENSANDBOX_ID", json_string(m->q->id)); // last: nobody overrides it
+    if (m->q->spec->lifecycle)
+        json_object_set_new(env, LIFECYCLE_VARIABLE, json_string(m->q->spec->lifecycle));
+    else
+        (void)json_object_del(env, LIFECYCLE_VARIABLE); // an image has none; it is rarely there
     return env;
 }
 
