@@ -74,13 +74,19 @@ json_t *render_created(const struct sandbox *sb) {
     return o;
 }
 
+static json_t *render_image(const char *uri) {
+    json_t *o = json_object(); // json_pack() reads its format again for each sandbox of a page
+    set(o, "uri", json_string(uri));
+    return o;
+}
+
 json_t *render_sandbox(const struct sandbox *sb) {
     json_t *o = json_object();
     set(o, "id", json_string_nocheck(sb->id));
     if (sb->spec->snapshot_id)
         set(o, "snapshotId", json_string(sb->spec->snapshot_id));
     else if (sb->spec->image)
-        set(o, "image", json_pack("{s:s}", "uri", sb->spec->image));
+        set(o, "image", render_image(sb->spec->image));
     add_platform(o, sb->spec);
     set(o, "status", render_status(sb));
     if (sb->metadata.count)
