@@ -280,8 +280,8 @@ static void describe_end(int pidfd, char *text, size_t size) {
                        info.si_status);
 }
 
-// execd's last words, when it ended instead of answering.
-static int explain_silence(struct making *m, struct error *err) {
+// Adds execd's last words, when it ended.
+static int explain(struct making *m, const char *what, struct error *err) {
     cleanup_strbuf struct strbuf log;
     struct error ignored, cause = *err;
     char end[64];
@@ -289,7 +289,7 @@ static int explain_silence(struct making *m, struct error *err) {
     (void)exit_logs(m->box->dir, &log, &ignored);
     describe_end(m->box->pidfd, end, sizeof end);
     const char *tail = log.len > LOG_TAIL ? log.data + log.len - LOG_TAIL : log.data;
-    return error_set(err, cause.kind, "execd did not answer: %s%s%s%s", cause.message, end,
+    return error_set(err, cause.kind, "%s: %s%s%s%s", what, cause.message, end,
                      log.len ? "; its last output: " : "", tail);
 }
 
@@ -303,10 +303,10 @@ static int await_answer(struct making *m, struct error *err) {
         m->pass[i] = -1;
     }
     if (http_client_receive(m->client, &status, &body, m->o->settings.start_timeout_ms, err))
-        return explain_silence(m, err);
+        return explain(m, "execd did not answer", err);
     if (status != 200) {
         (void)error_set(err, EPROTO, "status %u", status);
-        return explain_silence(m, err);
+        return explain(m, "execd did not answer", err);
     }
     return 0;
 }
@@ -314,11 +314,12 @@ static int await_answer(struct making *m, struct error *err) {
 // What came to be must be what was asked for, before anybody is told of it.
 static int verify(struct making *m, struct error *err) {
     struct box *b = m->box;
+    uint32_t uid = (m->o->user_namespaces ? m->o->settings.id_base : 0) + m->user.uid;
     b->started = process_start_time(b->pid);
-    if (!b->started || !cgroup_holds(&m->o->cgroups, m->q->id, b->pid))
-        return error_set(err, EPROTO, "process %d is not in the sandbox's control group", b->pid);
-    return probe_process(b->pid, (m->o->user_namespaces ? m->o->settings.id_base : 0) + m->user.uid,
-                         m->user.uid == 0, err);
+    int r = b->started && cgroup_holds(&m->o->cgroups, m->q->id, b->pid)
+                ? probe_process(b->pid, uid, m->user.uid == 0, err)
+                : error_set(err, EPROTO, "process %d is not in its control group", b->pid);
+    return r ? explain(m, "the sandbox is not what was asked for", err) : 0;
 }
 
 static int report(struct making *m, struct error *err) {
