@@ -11,7 +11,6 @@ Ratios are medians of ROUNDS alternating rounds. Memory that a virtual machine u
 import concurrent.futures
 import json
 import mmap
-import pathlib
 import re
 import shutil
 import socket
@@ -120,8 +119,7 @@ class Inside:
         conf.write_text(f"daemon off; master_process off; user root; pid {home}/pid; error_log {home}/error.log; events {{}}\n"
                         f"http {{ access_log off; sendfile on; client_body_temp_path {home}; proxy_temp_path {home}; fastcgi_temp_path {home};"
                         f" uwsgi_temp_path {home}; scgi_temp_path {home}; server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n")
-        pid = next(p.name for p in pathlib.Path("/proc").glob("[0-9]*") if is_first(p, self.id))
-        return subprocess.Popen(["nsenter", "-t", pid, "-n", shutil.which("nginx") or "/usr/sbin/nginx", "-c", str(conf), "-p", str(home)])
+        return subprocess.Popen(["nsenter", "-t", str(harness.first_process(self.id)), "-n", shutil.which("nginx") or "/usr/sbin/nginx", "-c", str(conf), "-p", str(home)])
 
     def failures(self, n):
         def one(i):
@@ -129,13 +127,6 @@ class Inside:
             return code != 0 or out.strip() != str(i)
         with concurrent.futures.ThreadPoolExecutor(n) as pool:
             return sum(pool.map(one, range(n)))
-
-
-def is_first(p, sandbox):
-    try:
-        return f"/{sandbox}\n" in (p / "cgroup").read_text() and b"/execd" in (p / "cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def touch_memory(size):

@@ -44,6 +44,17 @@ def environment(name, program, *packages):
     return directory / "bin" / program
 
 
+def first_process(sandbox):
+    """The pid, here, of the execd that is a sandbox's first process."""
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if f"/{sandbox}\n" in (p / "cgroup").read_text() and b"/execd" in (p / "cmdline").read_bytes():
+                return int(p.name)
+        except OSError:
+            pass  # it ended meanwhile
+    raise AssertionError(f"no first process of {sandbox}")
+
+
 def wait_until(condition, what, seconds=30.0):
     """Polls a condition of another process; fails loudly, never passes by time."""
     end = time.monotonic() + seconds

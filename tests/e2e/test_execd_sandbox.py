@@ -1,7 +1,11 @@
 """execd inside real sandboxes, through the server: what only a sandbox can show."""
 import asyncio
 import json
+import os
+import pathlib
 import re
+import socket
+import threading
 import time
 
 import pytest
@@ -52,6 +56,70 @@ def test_two_hundred_thousand_lines(server, sandbox):
     assert texts == [b"%d" % i for i in range(1, 200001)]
     assert r.body.endswith(b"}\n\n") and b"execution_complete" in r.body[-200:]
     print(f"200,000 lines in {took:.3f} s")
+
+
+class Peak:
+    """The highest resident size of processes, in KiB above that at the beginning, read all the while."""
+
+    def __init__(self, **pids):
+        self.pids, self.over = pids, threading.Event()
+        self.first = {name: self.resident(pid) for name, pid in pids.items()}
+        self.top = dict(self.first)
+        self.watcher = threading.Thread(target=self.watch)
+
+    @staticmethod
+    def resident(pid):
+        return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text()).group(1))
+
+    def watch(self):
+        while not self.over.wait(0.02):
+            for name, pid in self.pids.items():
+                self.top[name] = max(self.top[name], self.resident(pid))
+
+    def __enter__(self):
+        self.watcher.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.watcher.join()
+
+    def above(self):
+        return {name: self.top[name] - self.first[name] for name in self.pids}
+
+
+@pytest.mark.slow
+def test_eight_gib_both_ways_in_little_memory(server, big):
+    block, size = os.urandom(MIB), 8 << 30
+    head = (b'--B\r\nContent-Disposition: form-data; name="metadata"; filename="m"\r\n\r\n{"path": "/root/huge"}\r\n'
+            b'--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n')
+    tail = b"\r\n--B--\r\n"
+    token = "".join(f"{k}: {v}\r\n" for k, v in server.execd_headers(big).items())
+    path = f"/v1/sandboxes/{big}/proxy/44772/files"
+    with Peak(server=server.process.pid, execd=harness.first_process(big)) as peak:
+        begin = time.monotonic()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as s:
+            s.sendall(f"POST {path}/upload HTTP/1.1\r\nHost: x\r\n{token}Content-Type: multipart/form-data; boundary=B\r\n"
+                      f"Content-Length: {len(head) + size + len(tail)}\r\n\r\n".encode() + head)
+            for _ in range(size // MIB):
+                s.sendall(block)
+            s.sendall(tail)
+            assert s.recv(4096).startswith(b"HTTP/1.1 200 ")
+        up = time.monotonic()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as s:
+            s.sendall(f"GET {path}/download?path=/root/huge HTTP/1.1\r\nHost: x\r\n{token}Connection: close\r\n\r\n".encode())
+            with s.makefile("rb", MIB) as reply:
+                assert reply.readline().startswith(b"HTTP/1.1 200 ")
+                while reply.readline() != b"\r\n":
+                    pass
+                got = bytearray(MIB)
+                for i in range(size // MIB):
+                    assert reply.readinto(got) == MIB and got == block, i
+                assert reply.read() == b""
+        down = time.monotonic()
+    print(f"8 GiB up in {up - begin:.1f} s, down in {down - up:.1f} s, KiB above idle: {peak.above()}")
+    assert server.run(big, "rm /root/huge")[0] == 0
+    assert max(peak.above().values()) < 16 * 1024, peak.above()
 
 
 # A plain file in the fifo's place for shells that come late; the others wait on the fifo.
