@@ -10,7 +10,7 @@ from execd_peer import wait_until
 class Collector:
     """`answer`: a status, or a function of the raw socket that does anything else."""
 
-    def __init__(self, answer=200, headers=None):
+    def __init__(self, answer=200, headers=None, address=("127.0.0.1", 0)):
         self.answer, self.fields = answer, headers or {}
         self.requests = []  # (path, headers, body)
         self.connections = 0
@@ -46,7 +46,7 @@ class Collector:
             def handle_error(self, *_):
                 pass  # a peer that ends in the middle
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = Server(address, Handler)
         self.port = self.server.server_address[1]
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self.thread.start()

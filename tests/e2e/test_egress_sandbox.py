@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 
 import pytest
 from opensandbox import Sandbox
@@ -17,6 +18,9 @@ import engines
 import harness
 from far_side import ALLOWED, DENIED, RESOLVER, SHARED, FarInside, FarSide
 from harness import wait_until
+
+sys.path.insert(0, str(harness.ROOT / "tests/component"))
+from execd_collector import Collector, counts, points, resource  # noqa: E402
 
 POLICY = {"defaultAction": "deny", "egress": [{"action": "allow", "target": "allowed.test"}]}
 
@@ -200,6 +204,47 @@ def test_diagnostics(server, make):
                "the packet's event")
     scoped = server.request("GET", f"/v1/sandboxes/{sandbox}/diagnostics/events?scope=runtime").json()["content"]
     assert "egress refused name denied.test by default (2 times since " in scoped, scoped
+
+
+# ---- telemetry of execd (docs/telemetry.md) ----
+
+@pytest.fixture
+def collector(far):
+    """On the far side, at the port that a bare address means."""
+    with far.outside(lambda: Collector(address=(ALLOWED, 4318))) as c:
+        yield c
+
+
+def sent_by(collector, sandbox):
+    return [body for _, _, body in list(collector.requests) if resource(body)["sandbox_id"] == sandbox]
+
+
+@pytest.mark.parametrize("variable,value", [("HOST_IP", ALLOWED), ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{ALLOWED}:4318")])
+def test_env_of_a_create_turns_telemetry_on(server, collector, variable, value):
+    quiet, sandbox = server.create()["id"], server.create(env={variable: value, "OTEL_METRIC_EXPORT_INTERVAL": "100",
+                                                               "OPENSANDBOX_EXECD_METRICS_EXTRA_ATTRS": "team=red"})["id"]
+    try:
+        assert server.run(sandbox, "echo hi")[:2] == (0, "hi\n") and server.run(quiet, "echo hi")[:2] == (0, "hi\n")
+        success = (("operation", "run_command"), ("result", "success"))
+        wait_until(lambda: any(counts(b, "execd.execution.duration") == {success: 1} for b in sent_by(collector, sandbox)), "the command is told of")
+        assert resource(sent_by(collector, sandbox)[-1])["team"] == "red"
+        (memory,) = points(sent_by(collector, sandbox)[-1], "execd.system.memory.usage_bytes").values()
+        assert 0 < int(memory["asInt"]) <= 512 << 20
+        assert {resource(body)["sandbox_id"] for _, _, body in collector.requests} == {sandbox}
+    finally:
+        server.delete(sandbox)
+        server.delete(quiet)
+
+
+def test_a_policy_decides_about_telemetry(server, collector, make):
+    """Deny all keeps it in, like everything else; the same sandbox sends once its policy lets it."""
+    sandbox = make({}, env={"HOST_IP": ALLOWED, "OTEL_METRIC_EXPORT_INTERVAL": "100", "OTEL_METRIC_EXPORT_TIMEOUT": "300"})
+    wait_until(lambda: f"egress refused address {ALLOWED}" in server.request("GET", f"/v1/sandboxes/{sandbox}/diagnostics/events").body.decode(),
+               "the refusal's event")
+    assert server.run(sandbox, "echo hi")[:2] == (0, "hi\n") and not collector.connections
+    r = policy_route(server, sandbox, "PATCH", [{"action": "allow", "target": ALLOWED}])
+    assert r.status == 200, r
+    wait_until(lambda: sent_by(collector, sandbox), "an export", 20)
 
 
 # ---- official clients ----

@@ -17,6 +17,7 @@
 enum {
     TEXTS_MAX = 512 * 1024,
     HEADERS_MAX = 8 * 1024,
+    URL_MAX = 4 * 1024,
     HOSTINFO_MAX = 4096,
     KEY_MAX = 128,
     VALUE_MAX = 1024,
@@ -95,6 +96,8 @@ static int take_endpoint(struct telemetry_settings *s, const char *url, const ch
         return error_set(err, ENOTSUP, "not supported: https:// endpoint. Use http://");
     if (strncasecmp(url, "http://", 7) != 0)
         return error_set(err, EINVAL, "the endpoint must begin with http://");
+    if (strlen(url) > URL_MAX)
+        return error_set(err, EINVAL, "the endpoint is longer than %d bytes", URL_MAX);
     for (const char *p = url; *p; p++)
         if (*p <= ' ' || *p > '~' || *p == '#')
             return error_set(err, EINVAL, "the endpoint holds a character that no URL may hold");
@@ -246,7 +249,7 @@ static const char *add_header(struct telemetry_settings *s, const char *name, co
     static const char *const ours[] = {
         "Host",       "Content-Type",     "Content-Length", "User-Agent", "Transfer-Encoding",
         "Connection", "Content-Encoding", "Expect"};
-    size_t len, before = s->headers.len;
+    size_t len;
     const char *plain = url_decode(&s->arena, value, strlen(value), false, &len);
     if (!*name || !only(name, "!#$%&'*+-.^_`|~"))
         return "its name is no name of a header field";
@@ -257,9 +260,7 @@ static const char *add_header(struct telemetry_settings *s, const char *name, co
             return "this field is ours";
     if (!strbuf_addf(&s->headers, "%s: %s\r\n", name, plain))
         return NULL;
-    s->headers.len = before;
-    s->headers.data[before] = '\0';
-    s->headers.failed = false;
+    s->headers.failed = false; // shorter ones may fit
     return "all of them are longer than 8 KiB";
 }
 

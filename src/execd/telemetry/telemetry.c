@@ -11,7 +11,7 @@
 #include "execd/telemetry/encode.h"
 #include "execd/telemetry/post.h"
 
-enum { HEAD_MAX = 64 * 1024, LEFT = 499 }; // status of a request whose client has left
+enum { HEAD_MAX = 16 * 1024, LEFT = 499 }; // status of a request whose client has left
 
 enum health { UNKNOWN, WELL, FAILING };
 
