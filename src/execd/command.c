@@ -337,6 +337,7 @@ static int spawn_it(struct command *c, const struct command_spec *spec, struct a
         s.argv = (char *const *)argv;
     }
     process_user(&s, spec->uid, spec->gid);
+    (void)process_temporary();
     c->run->oom_kills = process_oom_kills();
     c->run->process.ended = on_ended;
     return process_start(e, &c->run->process, &s, err);

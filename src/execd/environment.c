@@ -14,6 +14,7 @@
 #include "execd/execd.h"
 #include "execd/files/expand.h"
 #include "execd/handlers.h"
+#include "execd/request.h"
 
 enum { ENVS_FILE_MAX = 4 << 20, VARIABLES_MAX = 8192 };
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -244,6 +245,18 @@ void handle_environment(struct http_exchange *x) {
         http_reply_empty(x, 204);
     else
         execd_fail(x, 503, CODE_RUNTIME, "out of memory");
+}
+
+// ---- where temporary files go ----
+
+const char *process_temporary(void) {
+    struct error why;
+    const char *tmp = getenv("TMPDIR");
+    if (!tmp || *tmp != '/')
+        return "/tmp";
+    if (access(tmp, F_OK) < 0 && request_make_dirs(tmp, &why) < 0)
+        log_warning("TMPDIR: %s", why.message); // whoever needs it says so, too
+    return tmp;
 }
 
 // ---- the shell ----

@@ -20,7 +20,6 @@
 #include "execd/init.h"
 #include "execd/options.h"
 #include "execd/orphans.h"
-#include "execd/request.h"
 #include "execd/routes.h"
 #include "execd/telemetry/telemetry.h"
 #include "fmt/json.h"
@@ -91,19 +90,9 @@ static void raise_limit(struct execd *e) {
     (void)setrlimit(RLIMIT_NOFILE, &limit); // up to the hard limit is always allowed
 }
 
-// Where outputs and spools go, and what commands put there (execd.md 3.2).
-static const char *temporary_directory(void) {
-    struct error why;
-    const char *tmp = getenv("TMPDIR");
-    if (!tmp || *tmp != '/')
-        return "/tmp";
-    if (access(tmp, F_OK) < 0 && request_make_dirs(tmp, &why) < 0)
-        log_warning("TMPDIR: %s", why.message);
-    return tmp;
-}
-
 static int start_base(struct program *p, struct error *err) {
     struct execd *e = &p->e;
+    const char *tmp = getenv("TMPDIR");
     raise_limit(e);
     e->guarded = p->options.guarded;
     memcpy(e->token, p->options.token, sizeof e->token);
@@ -112,7 +101,7 @@ static int start_base(struct program *p, struct error *err) {
     if (!getcwd(e->cwd, sizeof e->cwd))
         (void)snprintf(e->cwd, sizeof e->cwd, "/");
     (void)snprintf(p->output_dir, sizeof p->output_dir, "%s/opensandbox-execd",
-                   temporary_directory());
+                   tmp && *tmp == '/' ? tmp : "/tmp");
     output_space_init(&e->outputs);
     e->outputs.dir = p->output_dir;
     map_init(&e->commands);

@@ -60,6 +60,8 @@ const char *process_variable(char *const *envp, const char *name); // NULL when 
 // HOME and cwd of execd. EINVAL naming the undefined ones.
 char *process_absolute(struct arena *a, const struct execd *e, char *const *envp, const char *path,
                        struct error *err);
+// $TMPDIR, made when it is missing (execd.md 3.2), else /tmp. Lives as long as the environment.
+const char *process_temporary(void);
 // Absolute path of bash, else of sh, in PATH of execd; NULL when there is neither. *ret_bash tells.
 const char *process_shell(struct arena *a, bool *ret_bash);
 // Credentials of uid (and gid, -1: the account's, else = uid) into s; nothing when both are ours.

@@ -42,8 +42,8 @@ static int open_unnamed(const char *dir) {
 }
 
 int files_place_spool(struct files_who *w, struct files_place *p, struct error *err) {
-    const char *tmp = getenv("TMPDIR"), *dir = tmp && *tmp ? tmp : "/tmp";
     files_who_leave(w); // execd's own directory: the user may have no right there
+    const char *dir = process_temporary();
     p->fd = open_unnamed(dir);
     int why = errno;
     if (files_who_enter(w, err) < 0)
