@@ -41,6 +41,15 @@ static const char *take_text(const json_t *body, const char *name, const char *a
     return json_string_value(v);
 }
 
+// NULL with err when the item is none.
+static const char *argument(const json_t *item, size_t index, struct error *err) {
+    const char *text = json_is_null(item) ? "" : json_string_value(item);
+    if (text && (*text || index))
+        return text;
+    (void)error_set(err, EINVAL, "argv[%zu] must be a%s string", index, index ? "" : " non-empty");
+    return NULL;
+}
+
 static int take_argv(struct arena *a, const json_t *list, struct command_spec *spec,
                      struct error *err) {
     size_t count = json_array_size(list), length = 1;
@@ -48,11 +57,8 @@ static int take_argv(struct arena *a, const json_t *list, struct command_spec *s
         return error_set(err, EINVAL, "argv must be an array of 1 to %d strings", ARGV_MAX);
     char **argv = arena_alloc(a, (count + 1) * sizeof *argv);
     for (size_t i = 0; argv && i < count; i++) {
-        const json_t *item = json_array_get(list, i);
-        bool none = json_is_null(item) || (json_is_string(item) && !json_string_length(item));
-        if ((!none && !json_is_string(item)) || (none && !i))
-            return error_set(err, EINVAL, "argv[%zu] must be a%s string", i, i ? "" : " non-empty");
-        argv[i] = (char *)(none ? "" : json_string_value(item));
+        if (!(argv[i] = (char *)argument(json_array_get(list, i), i, err)))
+            return -1;
         length += strlen(argv[i]) + 1;
     }
     if (length > ARGV_BYTES_MAX)

@@ -156,7 +156,7 @@ static int replacement_read(const json_t *item, const char *given, struct replac
 
 static int replace_one(struct files_task *t, const char *given, const json_t *item, json_t *counts,
                        struct error *err) {
-    struct replacement r;
+    struct replacement r = {0};
     const char *path = files_resolve(&t->who, given, err);
     if (!path || replacement_read(item, given, &r, err) < 0)
         return -1;
