@@ -97,11 +97,13 @@ def test_its_failure_stops_the_start(script, why, tmp_path):
         assert e.ring().startswith(b"last words\n") and not (tmp_path / "entry").exists()
 
 
+@pytest.mark.bare  # a sanitizer has a word of its own where an exec fails
 def test_a_program_that_is_not_there_stops_the_start():
     with init({"preStart": {"command": ["/no/such/program"]}}) as e:
         failed(e, "preStart hook: could not be started: /no/such/program: No such file or directory")
 
 
+@pytest.mark.bare  # a sanitizer has a word of its own where an exec fails
 def test_an_entrypoint_that_is_not_there_is_told_behind_it():
     with init(prestart("echo done"), "/no/such/entrypoint") as e:
         failed(e, "entrypoint: /no/such/entrypoint: No such file or directory")
