@@ -180,7 +180,7 @@ static int64_t find(const struct schedule *s, int64_t after) {
 }
 
 int schedule_parse(struct schedule *s, const char *text, struct error *err) {
-    struct schedule read;
+    struct schedule read = {0};
     text = skip_blanks(text);
     if (strlen(text) > SCHEDULE_TEXT_MAX)
         return error_set(err, EINVAL, "more than %d bytes", (int)SCHEDULE_TEXT_MAX);
