@@ -74,7 +74,8 @@ static const char *reason_of(unsigned status) {
                    {503, "Service Unavailable"},
                    {504, "Gateway Timeout"},
                    {505, "HTTP Version Not Supported"},
-                   {507, "Insufficient Storage"}};
+                   {507, "Insufficient Storage"},
+                   {508, "Loop Detected"}};
     for (size_t i = 0; i < ARRAY_SIZE(reasons); i++)
         if (reasons[i].status == status)
             return reasons[i].reason;
