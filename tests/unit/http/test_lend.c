@@ -70,10 +70,6 @@ static int end(void **state) {
     return 0;
 }
 
-static char byte_at(size_t i) {
-    return (char)(i * 2654435761u >> 13);
-}
-
 static void send_body(struct web *w, struct peer *p, size_t from, size_t to) {
     char piece[4096];
     while (from < to) {
@@ -91,6 +87,17 @@ static void begin_long(struct peer *p) {
     (void)snprintf(head, sizeof head,
                    "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", LONG);
     peer_says(p, head);
+}
+
+// Its handler pauses for four bytes.
+static struct peer *pausing_peer(struct web *w) {
+    struct peer *p = peer_new(w);
+    lender()->pauses = true;
+    begin_long(p);
+    PEER_UNTIL(w, p, w->held);
+    peer_send(p, "some", 4);
+    PEER_UNTIL(w, p, lender()->lent == 1);
+    return p;
 }
 
 // All of it came, in order, and the connection goes on.
@@ -186,12 +193,7 @@ static void client_leaves_within_it(void **state) {
 
 static void client_leaves_while_it_pauses(void **state) {
     struct web *w = *state;
-    struct peer *p = peer_new(w);
-    lender()->pauses = true;
-    begin_long(p);
-    PEER_UNTIL(w, p, w->held);
-    peer_send(p, "some", 4);
-    PEER_UNTIL(w, p, lender()->lent == 1);
+    struct peer *p = pausing_peer(w);
     int kept = dup(stream_fd(w->stream)); // as a worker has it
     peer_close(p);
     for (int i = 0; i < 5; i++)
@@ -213,12 +215,7 @@ static void client_leaves_while_it_pauses(void **state) {
 // A reply may come before the body's end; from then on nobody is asked any more.
 static void nothing_is_lent_after_the_reply(void **state) {
     struct web *w = *state;
-    struct peer *p = peer_new(w);
-    lender()->pauses = true;
-    begin_long(p);
-    PEER_UNTIL(w, p, w->held);
-    peer_send(p, "some", 4);
-    PEER_UNTIL(w, p, lender()->lent == 1);
+    struct peer *p = pausing_peer(w);
     http_reply(w->held, 200, NULL, "enough", 6);
     static const char more[4096];
     while (!p->eof && write(p->fd, more, sizeof more) > 0)

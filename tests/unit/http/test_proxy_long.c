@@ -10,10 +10,6 @@
 
 enum { LONG = (4 << 20) + 12345 };
 
-static char byte_at(size_t i) {
-    return (char)(i * 2654435761u >> 13);
-}
-
 static char *long_body(void) {
     char *body = malloc(LONG);
     assert_non_null(body);

@@ -32,6 +32,11 @@
             (void)poll(&(struct pollfd){.fd = uv_backend_fd(&(l)->uv), .events = POLLIN}, 1, 2);   \
     } while (!(condition))
 
+// The bytes of long bodies: no two places look alike.
+static inline char byte_at(size_t i) {
+    return (char)(i * 2654435761u >> 13);
+}
+
 static inline int loop_begin(void **state) {
     struct error err;
     struct loop *l = malloc(sizeof *l);
