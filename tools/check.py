@@ -67,8 +67,13 @@ def group_unit():
     return meson_tests(BUILD / "test", ["unit"])
 
 
+def quick():
+    """CHECK_QUICK leaves out what takes long for what it says; `make test-all` has it."""
+    return " and not slow" if os.environ.get("CHECK_QUICK") == "1" else ""
+
+
 def group_component():
-    return pytest("tests/component", "-m", "not long")
+    return pytest("tests/component", "-m", "not long" + quick())
 
 
 def group_vectors():
@@ -103,9 +108,7 @@ def group_egress_closed():
 
 
 def group_e2e():
-    """CHECK_QUICK leaves out what takes long for what it says; `make test-all` has it."""
-    quick = " and not slow" if os.environ.get("CHECK_QUICK") == "1" else ""
-    return pytest("tests/e2e", "-m", "not long" + quick, "--durations=40", "--durations-min=3")
+    return pytest("tests/e2e", "-m", "not long" + quick(), "--durations=40", "--durations-min=3")
 
 
 def group_sdk():
@@ -181,7 +184,7 @@ def group_quickstart():
 
 # Tests that say nothing of the runtime: the built-in one runs them with all others, the engines by --runtime.
 COMMON = [f"tests/e2e/test_{name}.py" for name in ("clients", "sdk_execd", "execd_sandbox", "golden", "pools", "snapshots", "diagnostics", "terminal",
-                                                   "renew", "hosts", "metrics", "inside")]
+                                                   "renew", "hosts", "metrics", "inside", "hooks")]
 
 
 def group_docker():

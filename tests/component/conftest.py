@@ -10,6 +10,7 @@ import execd_peer  # noqa: E402
 def pytest_configure(config):
     config.addinivalue_line("markers", "bare: measures or needs the static program; not for a build with sanitizers (make sanitize)")
     config.addinivalue_line("markers", "long: takes minutes; by its own target only")
+    config.addinivalue_line("markers", "slow: takes many seconds for what it says; not in make test")
 
 
 @pytest.fixture(scope="module")

@@ -232,6 +232,7 @@ def test_a_hook_runs_on_its_schedule(tmp_path):
         assert VARIABLE not in e.stdout("env")
 
 
+@pytest.mark.slow
 def test_it_never_runs_twice_at_once(tmp_path):
     script = f"mkdir {tmp_path}/lock || echo twice >>{tmp_path}/out; sleep 2.5; rmdir {tmp_path}/lock; echo once >>{tmp_path}/out"
     with init(periodic(script)) as e:
@@ -262,6 +263,7 @@ def test_it_begins_after_the_start(tmp_path):
         assert start_of(e) == {"state": "started"}
 
 
+@pytest.mark.slow
 def test_ticks_that_passed_in_a_pause_are_not_made_up_for(tmp_path):
     out = tmp_path / "out"
     with init(periodic(f"echo >>{out}")) as e:

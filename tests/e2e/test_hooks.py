@@ -153,6 +153,7 @@ def test_a_server_that_ends_while_it_runs(own, end):
     own.delete(other)
 
 
+@pytest.mark.slow
 def test_it_ends_while_no_server_is_there(own):
     sb, go = gated(own, "alone")
     failing, fail = gated(own, "alone-failing", "echo last words; exit 7")
@@ -227,6 +228,7 @@ def test_periodic_hooks(server):
     server.delete(sb)
 
 
+@pytest.mark.slow
 def test_not_while_paused(server):
     sb = server.create(lifecycle=periodic("echo tick >>/tmp/ticks"))["id"]
     wait_until(lambda: count(server, sb) >= 1, "a tick")
