@@ -119,7 +119,7 @@ class Inside:
         conf.write_text(f"daemon off; master_process off; user root; pid {home}/pid; error_log {home}/error.log; events {{}}\n"
                         f"http {{ access_log off; sendfile on; client_body_temp_path {home}; proxy_temp_path {home}; fastcgi_temp_path {home};"
                         f" uwsgi_temp_path {home}; scgi_temp_path {home}; server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n")
-        return subprocess.Popen(["nsenter", "-t", str(harness.first_process(self.id)), "-n", shutil.which("nginx") or "/usr/sbin/nginx", "-c", str(conf), "-p", str(home)])
+        return subprocess.Popen(["nsenter", "-t", str(self.server.first_process(self.id)), "-n", shutil.which("nginx") or "/usr/sbin/nginx", "-c", str(conf), "-p", str(home)])
 
     def failures(self, n):
         def one(i):

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -42,17 +43,6 @@ def environment(name, program, *packages):
         subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
         subprocess.run([str(directory / "bin/pip"), "install", "-q", "--disable-pip-version-check", *packages], check=True)
     return directory / "bin" / program
-
-
-def first_process(sandbox):
-    """The pid, here, of the execd that is a sandbox's first process."""
-    for p in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            if f"/{sandbox}\n" in (p / "cgroup").read_text() and b"/execd" in (p / "cmdline").read_bytes():
-                return int(p.name)
-        except OSError:
-            pass  # it ended meanwhile
-    raise AssertionError(f"no first process of {sandbox}")
 
 
 def wait_until(condition, what, seconds=30.0):
@@ -252,6 +242,17 @@ class Server:
         r = self.request("GET", f"/v1/sandboxes/{sandbox_id}")
         assert r.status == expect, r
         return r.json() if expect == 200 else None
+
+    def first_process(self, sandbox_id):
+        """The pid, here, of the first process in a sandbox: its execd."""
+        space = self.run(sandbox_id, "readlink /proc/self/ns/pid")[1].strip()
+        for p in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(p / "ns/pid") == space and re.search(r"^NSpid:.*\s1$", (p / "status").read_text(), re.M):
+                    return int(p.name)
+            except OSError:
+                pass  # it ended meanwhile
+        raise AssertionError(f"no first process of {sandbox_id}")
 
     def execd_headers(self, sandbox_id):
         r = self.request("GET", f"/v1/sandboxes/{sandbox_id}/endpoints/44772")
