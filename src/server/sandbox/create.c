@@ -433,8 +433,10 @@ static bool answered_before(struct domain *d, const struct create_request *q, cr
 static struct sandbox *aim(struct create *t, struct pool *p, const char *stock_of,
                            struct error *err) {
     struct domain *d = t->domain;
-    struct sandbox *sb = p ? stock_take(p, t->spec) : NULL;
+    bool tried = p && t->takes >= p->capacity.buffer_max;
+    struct sandbox *sb = p && !tried ? stock_take(p, t->spec) : NULL;
     t->taking = t->in_store = sb != NULL;
+    t->takes += t->taking;
     if (!sb && p && (int64_t)p->allocated >= p->capacity.pool_max)
         (void)error_server(err, ERR_POOL_EMPTY,
                            "poolMax sandboxes of pool %.80s are in use; try again", p->name);

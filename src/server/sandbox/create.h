@@ -15,6 +15,7 @@ struct create {
     bool in_store;  // its record was committed
     bool begun;     // the runtime was asked to make it
     bool taking;    // its sandbox comes out of a pool's stock
+    int64_t takes;  // stocked ones tried: bufferMax at most, as a stock that fails is made again
     bool uncounted; // its preStart hook runs: no business of who limits creates
     bool left;      // to the next start of the server
     struct prestart_wait prestart;

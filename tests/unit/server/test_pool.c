@@ -158,12 +158,30 @@ static void test_failing_stock_is_replaced(void **state) {
     struct sandbox *sb = taken(&w, &a);
     assert_string_equal(pairs_get(&sb->spec->env, "OWN"), "1");
     assert_int_equal(fake_count(w.runtime, FAKE_DIAL), 3);
-    UNTIL(&w, pool(&w, "p")->ready_count == 3); // and all three went
-    assert_int_equal(fake_existing(w.runtime), 4);
+    UNTIL(&w, pool(&w, "p")->ready_count == 3 && fake_existing(w.runtime) == 4); // all three went
     assert_int_equal(pool(&w, "p")->allocated, 1);
     struct answer again;
     assert_null(take(&w, &again, "p", "OWN", "key")); // the key knows the last of them
     assert_string_equal(again.id, a.id);
+    world_close(&w);
+}
+
+// A stock that fails is filled again meanwhile: a create does not go on with that.
+static void test_new_stock_is_not_tried(void **state) {
+    (void)state;
+    const struct pool_capacity one = {.buffer_min = 1, .buffer_max = 1, .pool_max = 10};
+    struct world w;
+    struct answer a;
+    world_open(&w);
+    make_pool(&w, "p", &one);
+    UNTIL(&w, pool(&w, "p")->ready_count == 1);
+    fake_hold(w.runtime, FAKE_DIAL, true);
+    fake_fail(w.runtime, FAKE_DIAL, 100);
+    (void)take(&w, &a, "p", "OWN", NULL);
+    UNTIL(&w, fake_count(w.runtime, FAKE_DIAL) == 1 && pool(&w, "p")->ready_count == 1);
+    fake_hold(w.runtime, FAKE_DIAL, false);
+    (void)taken(&w, &a);
+    assert_int_equal(fake_count(w.runtime, FAKE_DIAL), 1);
     world_close(&w);
 }
 
@@ -318,6 +336,7 @@ int main(void) {
         cmocka_unit_test(test_take),
         cmocka_unit_test(test_cold),
         cmocka_unit_test(test_failing_stock_is_replaced),
+        cmocka_unit_test(test_new_stock_is_not_tried),
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_follows_its_template),
         cmocka_unit_test(test_delete_while_making),
