@@ -354,7 +354,10 @@ int main(int argc, char **argv) {
     static struct program p; // zeroed, and not on the stack
     struct error err = {0};
     (void)prctl(PR_SET_DUMPABLE, 0); // nobody in the sandbox reads us or our descriptors
-    (void)mallopt(M_ARENA_MAX, 1);   // memory is worth more here than threads that allocate at once
+    // Memory is worth more here than threads that allocate at once; and what a burst of commands
+    // took goes back: a kept output between two buffers would hold all of the heap below it.
+    (void)mallopt(M_ARENA_MAX, 1);
+    (void)mallopt(M_MMAP_THRESHOLD, OUTPUT_MEMORY);
     if (argc == 2 && !strcmp(argv[1], "environment"))
         return dump_environment();
     arena_init(&p.arena, 8 << 20);

@@ -1,7 +1,7 @@
 """`make soak`: one execd lives through 10,000 commands, uploads, terminals and dropped connections; /proc of it is the same before and after.
 
-Before the first look its history is full (EXECD_COMMANDS_MAX records, which are kept for 24 hours by contract), and every
-kind of work was done once, so that what stays for good is there. CHECK_SHORT=1 does a tenth.
+What it keeps by contract is the same at both looks: a full history (EXECD_COMMANDS_MAX records, for 24 hours) and as much
+output of ended commands as it keeps in memory. Every kind of work was done before the first. CHECK_SHORT=1 does a tenth.
 """
 import concurrent.futures
 import json
@@ -14,7 +14,7 @@ from execd_peer import Execd, wait_until
 
 SHORT = os.environ.get("CHECK_SHORT") == "1"
 COMMANDS, UPLOADS, TERMINALS, DROPS = (1000, 100, 50, 200) if SHORT else (10000, 1000, 500, 2000)
-HISTORY = 4096
+HISTORY, LONG, LONG_BYTES = 4096, 100, 60000
 RSS_LIMIT_KIB = 256
 
 
@@ -47,9 +47,10 @@ def commands(e, count):
 
 
 def fill(e):
-    """A history of HISTORY records like those that mix() leaves, at once."""
+    """A full history: HISTORY records like those that mix() leaves, the last of them with more output than is kept in memory."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: e.background(f"echo {i}; echo e >&2; exit {i % 3}"), range(HISTORY)))
+        list(pool.map(lambda i: e.background(f"echo {i}; echo e >&2; exit {i % 3}"), range(HISTORY - LONG)))
+        list(pool.map(lambda i: e.background(f"head -c {LONG_BYTES} /dev/zero"), range(LONG)))
 
 
 def upload(e, i):
@@ -120,18 +121,18 @@ def test_soak():
     with Execd() as e:
         look.idle = len(links(e))
         os.mkdir(f"{e.dir.name}/up")
-        fill(e)
-        commands(e, 500)
+        commands(e, 1000)
         for work in (upload, terminal, drop):
             each(200, work, e)
         stop_yes(e)
-        commands(e, 500)
+        fill(e)
         before = look(e)
         commands(e, COMMANDS)
         each(UPLOADS, upload, e)
         each(TERMINALS, terminal, e)
         each(DROPS, drop, e)
         stop_yes(e)
+        fill(e)
         after = look(e)
         print(f"\n{COMMANDS} commands, {UPLOADS} uploads, {TERMINALS} terminals, {DROPS} dropped connections")
         for name in before:
