@@ -4,13 +4,12 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "io/lookout.h"
 
 enum { QUIET_MS = 20, EVENTS_MAX = 65536, DRAIN_MAX = 1000 };
 
@@ -18,8 +17,8 @@ struct rule_watch {
     int period_ms;
     void (*changed)(bool period, void *arg);
     void *arg;
-    int events, end;
-    pthread_t thread;
+    int events;
+    struct lookout *lookout;
     char ignored[EVENTS_MAX];
 };
 
@@ -32,20 +31,12 @@ static void drain(struct rule_watch *w) {
             return;
 }
 
-static void *run(void *arg) {
+static int look(bool late, void *arg) {
     struct rule_watch *w = arg;
-    for (;;) {
-        struct pollfd p[2] = {{.fd = w->end, .events = POLLIN},
-                              {.fd = w->events, .events = POLLIN}};
-        int n = poll(p, 2, w->period_ms ? w->period_ms : -1);
-        if (n < 0 && errno != EINTR)
-            return NULL; // cannot happen: both are ours
-        if (p[0].revents)
-            return NULL;
-        if (n > 0)
-            drain(w);
-        w->changed(n == 0, w->arg);
-    }
+    if (!late)
+        drain(w);
+    w->changed(late, w->arg);
+    return w->period_ms ? w->period_ms : -1;
 }
 
 static int subscribe(void) {
@@ -61,6 +52,7 @@ static int subscribe(void) {
 
 struct rule_watch *rule_watch_new(int period_ms, void (*changed)(bool period, void *arg), void *arg,
                                   struct error *err) {
+    static const char what[] = "watch of the firewall rules";
     struct rule_watch *w = calloc(1, sizeof *w);
     if (!w)
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
@@ -68,25 +60,21 @@ struct rule_watch *rule_watch_new(int period_ms, void (*changed)(bool period, vo
     w->changed = changed;
     w->arg = arg;
     w->events = subscribe();
-    w->end = eventfd(0, EFD_CLOEXEC);
-    int r = w->events < 0 || w->end < 0 ? errno : pthread_create(&w->thread, NULL, run, w);
-    if (!r)
-        return w;
-    (void)error_errno(err, r, "watch of the firewall rules");
     if (w->events >= 0)
-        (void)close(w->events);
-    if (w->end >= 0)
-        (void)close(w->end);
-    free(w);
+        w->lookout = lookout_new(what, period_ms ? period_ms : -1, look, w, err);
+    if (w->lookout && lookout_add(w->lookout, w->events) == 0)
+        return w;
+    if (w->events < 0 || w->lookout)
+        (void)error_errno(err, errno, "%s", what);
+    rule_watch_free(w);
     return NULL;
 }
 
 void rule_watch_free(struct rule_watch *w) {
     if (!w)
         return;
-    (void)eventfd_write(w->end, 1);
-    (void)pthread_join(w->thread, NULL);
-    (void)close(w->events);
-    (void)close(w->end);
+    lookout_free(w->lookout);
+    if (w->events >= 0)
+        (void)close(w->events);
     free(w);
 }

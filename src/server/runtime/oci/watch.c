@@ -7,15 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/wait.h>
 
-#include "base/cleanup.h"
 #include "base/map.h"
+#include "io/lookout.h"
 #include "server/runtime/ends.h"
-
-enum { EVENTS = 16 };
 
 struct watched {
     char id[SANDBOX_ID_SIZE];
@@ -23,12 +19,10 @@ struct watched {
 };
 
 struct watch {
-    pthread_t thread;
-    pthread_mutex_t lock; // guards everything below
-    int epoll, wake;
-    bool ending;
-    struct map boxes;
+    struct lookout *lookout;
     struct ends *ends;
+    pthread_mutex_t lock; // guards the boxes
+    struct map boxes;
 };
 
 // The wait status; unknown when the sandbox is not our child (it began under an earlier server).
@@ -45,58 +39,32 @@ static bool note_end(const char *key, void *value, void *arg) {
     struct pollfd p = {.fd = b->pidfd, .events = POLLIN};
     (void)key;
     if (b->status == WATCH_STATUS_ALIVE && poll(&p, 1, 0) == 1) {
-        (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, b->pidfd, NULL);
+        lookout_remove(w->lookout, b->pidfd);
         b->status = reap(b->pidfd);
         ends_tell(w->ends, b->id);
     }
     return true;
 }
 
-static void *run(void *arg) {
+static int look(bool late, void *arg) {
     struct watch *w = arg;
-    for (;;) {
-        struct epoll_event events[EVENTS];
-        int n = epoll_wait(w->epoll, events, EVENTS, -1);
-        if (n < 0 && errno != EINTR)
-            return NULL; // our own descriptor: cannot happen
-        (void)pthread_mutex_lock(&w->lock);
-        bool ending = w->ending;
-        if (!ending && n > 0) { // which ones is asked again: a descriptor's number may be another
-                                // sandbox's by now
-            map_each(&w->boxes, note_end, w);
-        }
-        (void)pthread_mutex_unlock(&w->lock);
-        if (ending)
-            return NULL;
-    }
+    (void)late;
+    (void)pthread_mutex_lock(&w->lock);
+    map_each(&w->boxes, note_end, w);
+    (void)pthread_mutex_unlock(&w->lock);
+    return -1;
 }
 
 struct watch *watch_new(struct error *err) {
     struct watch *w = calloc(1, sizeof *w);
     if (!w)
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
-    if (!(w->ends = ends_new(err))) {
-        free(w);
-        return NULL;
-    }
-    w->epoll = epoll_create1(EPOLL_CLOEXEC);
-    w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event e = {.events = EPOLLIN};
     (void)pthread_mutex_init(&w->lock, NULL);
     map_init(&w->boxes);
-    int r =
-        w->epoll < 0 || w->wake < 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->wake, &e) ? errno : 0;
-    if (!r)
-        r = pthread_create(&w->thread, NULL, run, w);
-    if (!r)
+    if ((w->ends = ends_new(err)) &&
+        (w->lookout = lookout_new("watcher of sandboxes", -1, look, w, err)))
         return w;
-    (void)error_errno(err, r, "watcher of sandboxes");
-    if (w->epoll >= 0)
-        (void)close(w->epoll);
-    if (w->wake >= 0)
-        (void)close(w->wake);
-    ends_free(w->ends);
-    free(w);
+    watch_free(w);
     return NULL;
 }
 
@@ -110,15 +78,9 @@ static bool free_entry(const char *key, void *value, void *arg) {
 void watch_free(struct watch *w) {
     if (!w)
         return;
-    (void)pthread_mutex_lock(&w->lock);
-    w->ending = true;
-    (void)pthread_mutex_unlock(&w->lock);
-    (void)eventfd_write(w->wake, 1);
-    (void)pthread_join(w->thread, NULL);
+    lookout_free(w->lookout);
     map_each(&w->boxes, free_entry, NULL);
     map_clear(&w->boxes);
-    (void)close(w->epoll);
-    (void)close(w->wake);
     ends_free(w->ends);
     (void)pthread_mutex_destroy(&w->lock);
     free(w);
@@ -134,16 +96,13 @@ void watch_stop(struct watch *w) {
 
 int watch_add(struct watch *w, const char *id, int pidfd, struct error *err) {
     struct watched *b = calloc(1, sizeof *b);
-    struct epoll_event e = {.events = EPOLLIN};
     if (!b)
         return error_set(err, ENOMEM, "out of memory");
     (void)snprintf(b->id, sizeof b->id, "%s", id);
     b->pidfd = pidfd;
     b->status = WATCH_STATUS_ALIVE;
     (void)pthread_mutex_lock(&w->lock);
-    int r = map_put(&w->boxes, id, b)                       ? ENOMEM
-            : epoll_ctl(w->epoll, EPOLL_CTL_ADD, pidfd, &e) ? errno
-                                                            : 0;
+    int r = map_put(&w->boxes, id, b) ? ENOMEM : lookout_add(w->lookout, pidfd) ? errno : 0;
     if (r)
         (void)map_remove(&w->boxes, id);
     (void)pthread_mutex_unlock(&w->lock);
@@ -158,7 +117,7 @@ int watch_remove(struct watch *w, const char *id) {
     struct watched *b = map_remove(&w->boxes, id);
     int status = b ? b->status : WATCH_STATUS_UNKNOWN;
     if (b && status == WATCH_STATUS_ALIVE)
-        (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, b->pidfd, NULL);
+        lookout_remove(w->lookout, b->pidfd);
     (void)pthread_mutex_unlock(&w->lock);
     free(b);
     return status;

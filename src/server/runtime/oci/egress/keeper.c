@@ -6,8 +6,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,8 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/map.h"
-
-enum { EVENTS = 16 };
+#include "io/lookout.h"
 
 struct kept {
     char id[SANDBOX_ID_SIZE];
@@ -26,10 +23,8 @@ struct kept {
 
 struct keeper {
     const struct egress_program *program;
-    pthread_t thread;
+    struct lookout *lookout;
     pthread_mutex_t lock; // guards what follows
-    int epoll, wake;
-    bool ending;
     struct map all;
     int64_t next_ms; // when the first one is due; INT64_MAX: none is
 };
@@ -43,9 +38,8 @@ static void close_kept(struct kept *e) {
 }
 
 static int watch_process(struct keeper *k, struct kept *e) {
-    struct epoll_event event = {.events = EPOLLIN};
     e->started_ms = clock_boot_ms();
-    return epoll_ctl(k->epoll, EPOLL_CTL_ADD, e->pidfd, &event);
+    return lookout_add(k->lookout, e->pidfd);
 }
 
 static void plan(struct kept *e) {
@@ -59,7 +53,7 @@ static void plan(struct kept *e) {
 static void bury(struct keeper *k, struct kept *e) {
     siginfo_t info = {.si_pid = 0};
     struct error err;
-    (void)epoll_ctl(k->epoll, EPOLL_CTL_DEL, e->pidfd, NULL);
+    lookout_remove(k->lookout, e->pidfd);
     (void)waitid(P_PIDFD, (id_t)e->pidfd, &info, WEXITED | WNOHANG);
     plan(e);
     log_warning("sandbox %s: its egress ended (%s %d); it stays closed, another one starts in %lld "
@@ -97,50 +91,28 @@ static bool look_at(const char *id, void *value, void *arg) {
     return true;
 }
 
-static void *run(void *arg) {
+static int look(bool late, void *arg) {
     struct keeper *k = arg;
-    for (int wait = -1;;) {
-        struct epoll_event events[EVENTS];
-        eventfd_t ignored;
-        int n = epoll_wait(k->epoll, events, EVENTS, wait);
-        if (n < 0 && errno != EINTR)
-            return NULL; // our own descriptor: cannot happen
-        (void)pthread_mutex_lock(&k->lock);
-        (void)eventfd_read(k->wake, &ignored);
-        bool ending = k->ending;
-        k->next_ms = INT64_MAX;
-        if (!ending)
-            map_each(&k->all, look_at, k);
-        int64_t left = k->next_ms - clock_boot_ms();
-        wait = k->next_ms == INT64_MAX ? -1 : left > 0 ? (int)left : 0;
-        (void)pthread_mutex_unlock(&k->lock);
-        if (ending)
-            return NULL;
-    }
+    (void)late;
+    (void)pthread_mutex_lock(&k->lock);
+    k->next_ms = INT64_MAX;
+    map_each(&k->all, look_at, k);
+    int64_t left = k->next_ms - clock_boot_ms();
+    int wait = k->next_ms == INT64_MAX ? -1 : left > 0 ? (int)left : 0;
+    (void)pthread_mutex_unlock(&k->lock);
+    return wait;
 }
 
 struct keeper *keeper_new(const struct egress_program *program, struct error *err) {
     struct keeper *k = calloc(1, sizeof *k);
     if (!k)
         return (void)error_set(err, ENOMEM, "out of memory"), NULL;
-    struct epoll_event e = {.events = EPOLLIN};
     k->program = program;
     (void)pthread_mutex_init(&k->lock, NULL);
     map_init(&k->all);
-    k->epoll = epoll_create1(EPOLL_CLOEXEC);
-    k->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int r =
-        k->epoll < 0 || k->wake < 0 || epoll_ctl(k->epoll, EPOLL_CTL_ADD, k->wake, &e) ? errno : 0;
-    if (!r)
-        r = pthread_create(&k->thread, NULL, run, k);
-    if (!r)
+    if ((k->lookout = lookout_new("keeper of egress", -1, look, k, err)))
         return k;
-    (void)error_errno(err, r, "keeper of egress");
-    if (k->epoll >= 0)
-        (void)close(k->epoll);
-    if (k->wake >= 0)
-        (void)close(k->wake);
-    free(k);
+    keeper_free(k);
     return NULL;
 }
 
@@ -154,15 +126,9 @@ static bool free_kept(const char *id, void *value, void *arg) {
 void keeper_free(struct keeper *k) {
     if (!k)
         return;
-    (void)pthread_mutex_lock(&k->lock);
-    k->ending = true;
-    (void)pthread_mutex_unlock(&k->lock);
-    (void)eventfd_write(k->wake, 1);
-    (void)pthread_join(k->thread, NULL);
+    lookout_free(k->lookout);
     map_each(&k->all, free_kept, NULL);
     map_clear(&k->all);
-    (void)close(k->epoll);
-    (void)close(k->wake);
     (void)pthread_mutex_destroy(&k->lock);
     free(k);
 }
@@ -190,7 +156,7 @@ int keeper_add(struct keeper *k, const char *id, int dir, int net_fd, int pidfd,
     }
     (void)pthread_mutex_unlock(&k->lock);
     if (!r) {
-        (void)eventfd_write(k->wake, 1); // it may have ended before it was watched
+        lookout_wake(k->lookout); // it may have ended before it was watched
         return 0;
     }
     close_kept(e);
@@ -202,7 +168,7 @@ int keeper_remove(struct keeper *k, const char *id) {
     struct kept *e = map_remove(&k->all, id);
     int pidfd = e ? TAKE_FD(e->pidfd) : -1;
     if (pidfd >= 0)
-        (void)epoll_ctl(k->epoll, EPOLL_CTL_DEL, pidfd, NULL);
+        lookout_remove(k->lookout, pidfd);
     (void)pthread_mutex_unlock(&k->lock);
     if (e)
         close_kept(e);
