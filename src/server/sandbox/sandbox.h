@@ -26,16 +26,20 @@ enum { SANDBOX_REASON_MAX = 64, SANDBOX_TOKEN_SIZE = 48 };
 
 struct operation;
 struct sandbox {
-    char id[SANDBOX_ID_SIZE];
+    // What a listing of thousands looks at, in one cache line.
+    struct list order; // registry.c: newest first
     enum sandbox_state state;
+    bool stock;    // it waits in its pool and is nobody's: no look-up finds it
+    bool deleting; // a delete was accepted: GET answers 404, the list does not show it
+
+    char id[SANDBOX_ID_SIZE];
     char reason[SANDBOX_REASON_MAX];
     char message[ERROR_MESSAGE_MAX];
     const char *notice; // of the runtime: what is not as asked while it runs; NULL: nothing
     struct sandbox_spec *spec;
     struct pairs metadata; // current map (spec->metadata is the one of the create)
     char *pool;            // that it was made for; NULL: none
-    bool stock;            // it waits in that pool and is nobody's: no look-up finds it
-    bool reserved;         // of the stock, and somebody is getting it: no server takes it over
+    bool reserved;         // of its stock, and somebody is getting it: no server takes it over
     char image_id[96];
     char runtime_state[RUNTIME_STATE_MAX];
     int64_t created_us, changed_us;
@@ -44,12 +48,10 @@ struct sandbox {
     struct runtime_phase phases[RUNTIME_PHASES_MAX]; // of its provisioning
     unsigned phase_count;
     bool untouched;       // its create failed before the runtime had begun: nothing to destroy
-    bool deleting;        // a delete was accepted: GET answers 404, the list does not show it
     struct error failure; // why provisioning failed, for endpoint look-ups of a Failed one
     void *upstreams;      // api/proxy.c: per-port upstreams; released through registry_on_release()
     // private to the domain
     struct heap_node expiry;   // expiry.c
-    struct list order;         // registry.c: newest first
     struct operation *running; // at most one operation at a time
     struct operation *parked;  // one that waits in a STEP_LASTING
     struct list queued;        // operations that wait for it
