@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/utf8.h"
 
@@ -55,6 +56,8 @@ static int add_special(struct strbuf *sb, const unsigned char *p, size_t n) {
 }
 
 int json_write_escaped(struct strbuf *sb, const char *text, size_t len) {
+    if (plain((const unsigned char *)text, len) == len)
+        return strbuf_add(sb, text, len);
     cleanup_strbuf struct strbuf valid = {0};
     strbuf_init(&valid, SIZE_MAX / 8);
     if (!utf8_valid(text, len)) {
@@ -82,4 +85,21 @@ int json_write_text(struct strbuf *sb, const char *text, size_t len) {
     if (json_write_escaped(sb, text, len) < 0)
         return -1;
     return strbuf_addc(sb, '"');
+}
+
+void json_write_comma(struct strbuf *sb) {
+    char last = sb->len ? sb->data[sb->len - 1] : '[';
+    if (last != '{' && last != '[' && last != ':')
+        (void)strbuf_addc(sb, ',');
+}
+
+void json_write_name(struct strbuf *sb, const char *name) {
+    json_write_comma(sb);
+    (void)json_write_text(sb, name, strlen(name));
+    (void)strbuf_addc(sb, ':');
+}
+
+void json_write_member(struct strbuf *sb, const char *name, const char *text) {
+    json_write_name(sb, name);
+    (void)json_write_text(sb, text, strlen(text));
 }

@@ -29,4 +29,10 @@ int json_write_text(struct strbuf *sb, const char *text, size_t len);
 // inside a character.
 int json_write_escaped(struct strbuf *sb, const char *text, size_t len);
 
+// Piece by piece and without a tree, for what is written often; strbuf_addc() opens and closes
+// objects and lists. A comma comes where one is due. Failure is the buffer's.
+void json_write_comma(struct strbuf *sb);                  // before an item of a list
+void json_write_name(struct strbuf *sb, const char *name); // and the colon: its value is next
+void json_write_member(struct strbuf *sb, const char *name, const char *text);
+
 #endif

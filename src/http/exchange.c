@@ -209,6 +209,13 @@ void http_reply_empty(struct http_exchange *x, unsigned status) {
     http_reply(x, status, NULL, NULL, 0);
 }
 
+void http_reply_json_text(struct http_exchange *x, unsigned status, const struct strbuf *text) {
+    if (text->failed)
+        http_reply(x, 500, "application/json", x->server->no_memory, strlen(x->server->no_memory));
+    else
+        http_reply(x, status, "application/json", text->data, text->len);
+}
+
 void http_reply_json(struct http_exchange *x, unsigned status, json_t *owned) {
     struct strbuf *sb = &x->server->json;
     size_t len = 0;
@@ -223,10 +230,9 @@ void http_reply_json(struct http_exchange *x, unsigned status, json_t *owned) {
     if (sb->capacity > JSON_KEPT)
         strbuf_init(sb, sb->max);
     bool large = text.capacity > JSON_KEPT;
-    if (!len || text.failed)
-        http_reply(x, 500, "application/json", x->server->no_memory, strlen(x->server->no_memory));
-    else
-        http_reply(x, status, "application/json", text.data, len);
+    text.len = len;
+    text.failed |= !len;
+    http_reply_json_text(x, status, &text);
     if (large)
         strbuf_free(&text);
 }

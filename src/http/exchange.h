@@ -75,6 +75,8 @@ void http_reply(struct http_exchange *x, unsigned status, const char *content_ty
                 const void *data, size_t len);
 void http_reply_empty(struct http_exchange *x, unsigned status);
 void http_reply_json(struct http_exchange *x, unsigned status, json_t *owned);
+// JSON that is written already; 500 when the buffer has failed.
+void http_reply_json_text(struct http_exchange *x, unsigned status, const struct strbuf *text);
 // The one place where an error becomes a reply: {"code","message"}; status err->status or 500, code
 // err->code or the server's default code (http_server_settings.default_code).
 void http_reply_error(struct http_exchange *x, const struct error *err);

@@ -62,7 +62,10 @@ bool label_is_reserved(const char *key);
 bool is_dns_label(const char *text, size_t max); // [a-z0-9]([-a-z0-9]*[a-z0-9])?
 
 // JSON of a sandbox, members in the documented order (compat-1.1.1.md L15).
-json_t *render_created(const struct sandbox *sb);
-json_t *render_sandbox(const struct sandbox *sb);
+void render_created(const struct sandbox *sb, struct strbuf *o);
+void render_sandbox(const struct sandbox *sb, struct strbuf *o);
+// The exchange's whole reply is what render() writes.
+void api_reply_sandbox(struct http_exchange *x, unsigned status, const struct sandbox *sb,
+                       void (*render)(const struct sandbox *sb, struct strbuf *o));
 
 #endif

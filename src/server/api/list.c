@@ -64,8 +64,9 @@ static bool matches(const struct sandbox *sb, const struct filter *f) {
 
 static bool gather(struct sandbox *sb, void *arg) {
     struct listing *l = arg;
-    if (matches(sb, &l->filter) && page_wants(&l->page))
-        (void)json_array_append_new(l->page.items, render_sandbox(sb));
+    struct strbuf *item = matches(sb, &l->filter) ? page_item(&l->page) : NULL;
+    if (item)
+        render_sandbox(sb, item);
     return true;
 }
 
@@ -77,7 +78,6 @@ void handle_list(struct http_exchange *x) {
     read_states(l.page.pairs, l.page.count, &l.filter);
     const char *metadata = url_query_last(l.page.pairs, l.page.count, "metadata");
     if (metadata && *metadata && read_metadata(x, metadata, &l.filter, &bad) < 0) {
-        json_decref(l.page.items);
         api_refuse(x, ERR_INVALID_METADATA_FORMAT,
                    "invalid metadata format: bad query field \"%.100s\", expected k=v&k2=v2", bad);
         return;

@@ -1,5 +1,7 @@
 #include "server/api/paging.h"
 
+#include "base/cleanup.h"
+#include "fmt/json.h"
 #include "server/api/api.h"
 
 enum { PAGE_SIZE = 20, PAGE_SIZE_MAX = 200 };
@@ -28,6 +30,7 @@ static void read_int(struct problems *p, const struct page *page, const char *na
 int page_read(struct http_exchange *x, struct page *p) {
     struct problems problems = {0};
     *p = (struct page){.number = 1, .size = PAGE_SIZE};
+    strbuf_init(&p->text, SIZE_MAX / 4);
     p->count = url_query(x->arena, x->query, &p->pairs);
     if (p->count < 0) {
         api_refuse(x, ERR_INVALID_PARAMETER, "the query has too many parameters, or a NUL");
@@ -39,20 +42,31 @@ int page_read(struct http_exchange *x, struct page *p) {
         problems_reply(x, &problems);
         return -1;
     }
-    p->items = json_array();
     return 0;
 }
 
-bool page_wants(struct page *p) {
+static void begin(struct page *p) {
+    if (!p->text.len)
+        (void)strbuf_adds(&p->text, "{\"items\":[");
+}
+
+struct strbuf *page_item(struct page *p) {
     int64_t at = p->seen++;
-    return at >= (p->number - 1) * p->size && at < p->number * p->size;
+    if (at < (p->number - 1) * p->size || at >= p->number * p->size)
+        return NULL;
+    begin(p);
+    json_write_comma(&p->text);
+    return &p->text;
 }
 
 void page_reply(struct http_exchange *x, struct page *p) {
-    int64_t pages = (p->seen + p->size - 1) / p->size;
-    http_reply_json(x, 200,
-                    json_pack("{s:o, s:{s:I, s:I, s:I, s:I, s:b}}", "items", p->items, "pagination",
-                              "page", (json_int_t)p->number, "pageSize", (json_int_t)p->size,
-                              "totalItems", (json_int_t)p->seen, "totalPages", (json_int_t)pages,
-                              "hasNextPage", p->number < pages));
+    long long pages = (p->seen + p->size - 1) / p->size;
+    begin(p);
+    (void)strbuf_addf(&p->text,
+                      "],\"pagination\":{\"page\":%lld,\"pageSize\":%lld,\"totalItems\":%lld,"
+                      "\"totalPages\":%lld,\"hasNextPage\":%s}}",
+                      (long long)p->number, (long long)p->size, (long long)p->seen, pages,
+                      p->number < pages ? "true" : "false");
+    cleanup_strbuf struct strbuf text = p->text; // the page may go with the exchange
+    http_reply_json_text(x, 200, &text);
 }

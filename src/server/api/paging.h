@@ -10,12 +10,12 @@ struct page {
     long count;
     int64_t number, size; // asked for
     int64_t seen;         // matching items so far
-    json_t *items;
+    struct strbuf text;   // the reply, as far as it is written; page_reply() frees it
 };
 // Reads the query. -1: the exchange is over (400 or 422).
 int page_read(struct http_exchange *x, struct page *p);
-// One more item matches: true when it belongs on this page (append it to p->items).
-bool page_wants(struct page *p);
+// One more item matches: where its JSON is written to. NULL when it is not of this page.
+struct strbuf *page_item(struct page *p);
 void page_reply(struct http_exchange *x, struct page *p); // ends the exchange
 
 #endif

@@ -1,104 +1,133 @@
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/clock.h"
+#include "fmt/json.h"
 #include "server/api/api.h"
 
-// Names are ours, or were in JSON: not checked again.
-static void set(json_t *o, const char *name, json_t *value) {
-    (void)json_object_set_new_nocheck(o, name, value);
+static void begin(struct strbuf *o, const char *name) {
+    json_write_name(o, name);
+    (void)strbuf_addc(o, '{');
 }
 
-static json_t *render_time(int64_t wall_us) {
+static void end(struct strbuf *o) {
+    (void)strbuf_addc(o, '}');
+}
+
+static void render_time(struct strbuf *o, const char *name, int64_t wall_us) {
     char text[CLOCK_TEXT_MAX];
     clock_format(wall_us, text);
-    return json_string_nocheck(text);
+    json_write_member(o, name, text);
 }
 
-static json_t *render_status(const struct sandbox *sb) {
-    json_t *o = json_object();
-    set(o, "state", json_string_nocheck(sandbox_state_name(sb->state)));
+static void render_status(struct strbuf *o, const struct sandbox *sb) {
+    begin(o, "status");
+    json_write_member(o, "state", sandbox_state_name(sb->state));
     if (*sb->reason)
-        set(o, "reason", json_string(sb->reason));
+        json_write_member(o, "reason", sb->reason);
     const char *message = sb->state == SANDBOX_RUNNING && sb->notice ? sb->notice : sb->message;
     if (*message)
-        set(o, "message", json_string(message));
-    set(o, "lastTransitionAt", render_time(sb->changed_us));
-    return o;
+        json_write_member(o, "message", message);
+    render_time(o, "lastTransitionAt", sb->changed_us);
+    end(o);
 }
 
-static json_t *render_pairs(const struct pairs *p) {
-    json_t *o = json_object();
+static void render_pairs(struct strbuf *o, const char *name, const struct pairs *p) {
+    begin(o, name);
     for (size_t i = 0; i < p->count; i++)
-        set(o, p->items[i].name, json_string(p->items[i].value));
-    return o;
+        json_write_member(o, p->items[i].name, p->items[i].value);
+    end(o);
 }
 
-static json_t *render_entrypoint(const struct sandbox_spec *s) {
-    json_t *list = json_array();
-    for (size_t i = 0; i < s->entrypoint_count; i++)
-        (void)json_array_append_new(list, json_string(s->entrypoint[i]));
-    return list;
+static void render_entrypoint(struct strbuf *o, const struct sandbox_spec *s) {
+    json_write_name(o, "entrypoint");
+    (void)strbuf_addc(o, '[');
+    for (size_t i = 0; i < s->entrypoint_count; i++) {
+        json_write_comma(o);
+        (void)json_write_text(o, s->entrypoint[i], strlen(s->entrypoint[i]));
+    }
+    (void)strbuf_addc(o, ']');
 }
 
 // Only these survive (compat-1.1.1.md L15).
-static void add_extensions(json_t *o, const struct sandbox_spec *s) {
-    json_t *map = NULL;
+static void render_extensions(struct strbuf *o, const struct sandbox_spec *s) {
+    bool any = false;
     for (size_t i = 0; i < s->extensions.count; i++) {
         if (strncmp(s->extensions.items[i].name, "opensandbox.extensions.", 23) != 0)
             continue;
-        if (!map)
-            map = json_object();
-        set(map, s->extensions.items[i].name, json_string(s->extensions.items[i].value));
+        if (!any)
+            begin(o, "extensions");
+        any = true;
+        json_write_member(o, s->extensions.items[i].name, s->extensions.items[i].value);
     }
-    if (map)
-        set(o, "extensions", map);
+    if (any)
+        end(o);
 }
 
-static void add_platform(json_t *o, const struct sandbox_spec *s) {
-    if (s->platform_os)
-        set(o, "platform", json_pack("{s:s, s:s}", "os", s->platform_os, "arch", s->platform_arch));
+static void render_platform(struct strbuf *o, const struct sandbox_spec *s) {
+    if (!s->platform_os)
+        return;
+    begin(o, "platform");
+    json_write_member(o, "os", s->platform_os);
+    json_write_member(o, "arch", s->platform_arch);
+    end(o);
 }
 
-json_t *render_created(const struct sandbox *sb) {
-    json_t *o = json_object();
-    set(o, "id", json_string_nocheck(sb->id));
-    set(o, "status", render_status(sb));
+void render_created(const struct sandbox *sb, struct strbuf *o) {
+    (void)strbuf_addc(o, '{');
+    json_write_member(o, "id", sb->id);
+    render_status(o, sb);
     if (sb->spec->has_metadata)
-        set(o, "metadata", render_pairs(&sb->spec->metadata));
-    add_extensions(o, sb->spec);
-    add_platform(o, sb->spec);
+        render_pairs(o, "metadata", &sb->spec->metadata);
+    render_extensions(o, sb->spec);
+    render_platform(o, sb->spec);
     if (sb->expires_us)
-        set(o, "expiresAt", render_time(sb->expires_us));
-    set(o, "createdAt", render_time(sb->created_us));
-    set(o, "entrypoint", render_entrypoint(sb->spec));
-    return o;
+        render_time(o, "expiresAt", sb->expires_us);
+    render_time(o, "createdAt", sb->created_us);
+    render_entrypoint(o, sb->spec);
+    end(o);
 }
 
-static json_t *render_image(const char *uri) {
-    json_t *o = json_object(); // json_pack() reads its format again for each sandbox of a page
-    set(o, "uri", json_string(uri));
-    return o;
+static void render_origin(struct strbuf *o, const struct sandbox_spec *s) {
+    if (s->snapshot_id) {
+        json_write_member(o, "snapshotId", s->snapshot_id);
+    } else if (s->image) {
+        begin(o, "image");
+        json_write_member(o, "uri", s->image);
+        end(o);
+    }
 }
 
-json_t *render_sandbox(const struct sandbox *sb) {
-    json_t *o = json_object();
-    set(o, "id", json_string_nocheck(sb->id));
-    if (sb->spec->snapshot_id)
-        set(o, "snapshotId", json_string(sb->spec->snapshot_id));
-    else if (sb->spec->image)
-        set(o, "image", render_image(sb->spec->image));
-    add_platform(o, sb->spec);
-    set(o, "status", render_status(sb));
+static void render_allocation(struct strbuf *o, const char *pool) {
+    begin(o, "allocation");
+    json_write_member(o, "mode", "pool");
+    json_write_member(o, "poolRef", pool);
+    json_write_member(o, "state", "allocated");
+    end(o);
+}
+
+void render_sandbox(const struct sandbox *sb, struct strbuf *o) {
+    (void)strbuf_addc(o, '{');
+    json_write_member(o, "id", sb->id);
+    render_origin(o, sb->spec);
+    render_platform(o, sb->spec);
+    render_status(o, sb);
     if (sb->metadata.count)
-        set(o, "metadata", render_pairs(&sb->metadata));
-    add_extensions(o, sb->spec);
+        render_pairs(o, "metadata", &sb->metadata);
+    render_extensions(o, sb->spec);
     if (sb->pool)
-        set(o, "allocation",
-            json_pack("{s:s, s:s, s:s}", "mode", "pool", "poolRef", sb->pool, "state",
-                      "allocated"));
-    set(o, "entrypoint", render_entrypoint(sb->spec));
+        render_allocation(o, sb->pool);
+    render_entrypoint(o, sb->spec);
     if (sb->expires_us)
-        set(o, "expiresAt", render_time(sb->expires_us));
-    set(o, "createdAt", render_time(sb->created_us));
-    return o;
+        render_time(o, "expiresAt", sb->expires_us);
+    render_time(o, "createdAt", sb->created_us);
+    end(o);
+}
+
+void api_reply_sandbox(struct http_exchange *x, unsigned status, const struct sandbox *sb,
+                       void (*render)(const struct sandbox *sb, struct strbuf *o)) {
+    cleanup_strbuf struct strbuf text;
+    strbuf_init(&text, SIZE_MAX / 4);
+    render(sb, &text);
+    http_reply_json_text(x, status, &text);
 }

@@ -48,7 +48,7 @@ static void create_done(const struct sandbox *sb, const struct error *err, void 
         limit_status(&limited);
         api_fail(x, &limited);
     } else {
-        http_reply_json(x, 202, render_created(sb));
+        api_reply_sandbox(x, 202, sb, render_created);
     }
 }
 
@@ -191,7 +191,7 @@ void api_stop(struct api *a) {
 void handle_get(struct http_exchange *x) {
     const struct sandbox *sb = api_sandbox(x);
     if (sb)
-        http_reply_json(x, 200, render_sandbox(sb));
+        api_reply_sandbox(x, 200, sb, render_sandbox);
 }
 
 static void done_204(const struct sandbox *sb, const struct error *err, void *arg) {
@@ -212,7 +212,7 @@ static void done_sandbox(const struct sandbox *sb, const struct error *err, void
     if (err)
         api_fail(arg, err);
     else
-        http_reply_json(arg, 200, render_sandbox(sb));
+        api_reply_sandbox(arg, 200, sb, render_sandbox);
 }
 
 void handle_delete(struct http_exchange *x) {

@@ -75,12 +75,40 @@ static void text_never_splits_a_line(void **state) {
     strbuf_free(&sb);
 }
 
+static void commas_come_where_they_are_due(void **state) {
+    struct strbuf sb;
+    (void)state;
+    strbuf_init(&sb, 1000);
+    json_write_comma(&sb); // the first of all: none
+    (void)strbuf_addc(&sb, '{');
+    json_write_member(&sb, "a", "{");
+    json_write_member(&sb, "\"", "");
+    json_write_name(&sb, "list");
+    (void)strbuf_addc(&sb, '[');
+    for (const char *item = "12"; *item; item++) {
+        json_write_comma(&sb);
+        (void)strbuf_addc(&sb, *item);
+    }
+    json_write_comma(&sb);
+    (void)json_write_text(&sb, "[", 1);
+    (void)strbuf_addc(&sb, ']');
+    json_write_name(&sb, "o");
+    (void)strbuf_addc(&sb, '{');
+    (void)strbuf_addc(&sb, '}');
+    json_write_member(&sb, "z", "\xff");
+    (void)strbuf_addc(&sb, '}');
+    assert_string_equal(sb.data, "{\"a\":\"{\",\"\\\"\":\"\",\"list\":[1,2,\"[\"],\"o\":{},"
+                                 "\"z\":\"\xef\xbf\xbd\"}");
+    strbuf_free(&sb);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_of_any_type_are_read),
         cmocka_unit_test(nesting_is_bounded),
         cmocka_unit_test(output_is_compact),
         cmocka_unit_test(text_never_splits_a_line),
+        cmocka_unit_test(commas_come_where_they_are_due),
     };
     json_init();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "fmt/json.h"
 #include "server/api/api.h"
 #include "server/api/handlers.h"
 #include "server/api/paging.h"
@@ -88,8 +89,10 @@ static bool gather(const struct snapshot *s, void *arg) {
     bool matches = (!l->source || strcmp(s->source_id, l->source) == 0) &&
                    (!l->name || (s->name && strcmp(s->name, l->name) == 0)) &&
                    (l->any_state || l->states[s->state]);
-    if (matches && page_wants(&l->page))
-        (void)json_array_append_new(l->page.items, render(s));
+    struct strbuf *item = matches ? page_item(&l->page) : NULL;
+    cleanup_json json_t *o = item ? render(s) : NULL;
+    if (item)
+        (void)json_write(o, item);
     return true;
 }
 

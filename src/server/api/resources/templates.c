@@ -16,10 +16,8 @@ void handle_template(struct http_exchange *x) {
 
 void handle_template_list(struct http_exchange *x) {
     struct page p;
-    if (page_read(x, &p) < 0)
-        return;
-    json_decref(p.items);
-    handle_template(x);
+    if (page_read(x, &p) == 0)
+        handle_template(x);
 }
 
 static void read_format(struct problems *p, const json_t *body) {
