@@ -12,7 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -210,6 +212,43 @@ static void an_engine_that_is_away(void **state) {
     engine_free(e);
 }
 
+// Takes one connection: answers its first request, and goes away with the second.
+static void *answer_once(void *arg) {
+    static const char reply[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    int listener = *(int *)arg;
+    char request[4096];
+    cleanup_close int fd = accept(listener, NULL, NULL);
+    bool asked = fd >= 0 && read(fd, request, sizeof request) > 0 &&
+                 write(fd, reply, strlen(reply)) > 0 && read(fd, request, sizeof request) > 0;
+    (void)close(listener);
+    return asked ? arg : NULL;
+}
+
+// libcurl tries a broken kept connection anew, and is refused: yet the request was sent.
+static void an_engine_that_goes_away_with_a_request(void **state) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    struct error err;
+    char host[128];
+    pthread_t thread;
+    void *asked;
+    (void)state;
+    (void)snprintf(a.sun_path, sizeof a.sun_path, "/tmp/engine-that-goes-%d.sock", getpid());
+    (void)snprintf(host, sizeof host, "unix://%s", a.sun_path);
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(pthread_create(&thread, NULL, answer_once, &listener), 0);
+    struct engine *e = engine_new(&(struct engine_settings){.host = host}, &err);
+    assert_int_equal(engine_get(e, NULL, &err, "/first"), 0);
+    const struct engine_call c = {.method = "POST", .path = "/containers/create"};
+    assert_int_equal(engine_do(e, &c, NULL, &err), -1);
+    assert_int_equal(err.kind, ENOTCONN);
+    assert_int_equal(pthread_join(thread, &asked), 0);
+    assert_non_null(asked);
+    engine_free(e);
+    (void)unlink(a.sun_path);
+}
+
 static void an_engine_that_is_silent(void **state) {
     struct world *w = *state;
     struct error err;
@@ -340,17 +379,13 @@ static void escapes(void **state) {
 
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-    const struct CMUnitTest tests[] = {cmocka_unit_test(addresses),
-                                       TEST(versions_are_settled_both_ways),
-                                       TEST(podman_is_known),
-                                       TEST(statuses_become_kinds),
-                                       TEST(bodies_go_and_come),
-                                       TEST(a_peer_that_breaks_off),
-                                       TEST(an_engine_that_is_away),
-                                       TEST(an_engine_that_is_silent),
-                                       TEST(streams_come_in_pieces_and_can_be_ended),
-                                       TEST(ssh_is_a_tunnel),
-                                       cmocka_unit_test(tls_wants_its_files),
-                                       cmocka_unit_test(escapes)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(addresses),    TEST(versions_are_settled_both_ways),
+        TEST(podman_is_known),          TEST(statuses_become_kinds),
+        TEST(bodies_go_and_come),       TEST(a_peer_that_breaks_off),
+        TEST(an_engine_that_is_away),   TEST(an_engine_that_goes_away_with_a_request),
+        TEST(an_engine_that_is_silent), TEST(streams_come_in_pieces_and_can_be_ended),
+        TEST(ssh_is_a_tunnel),          cmocka_unit_test(tls_wants_its_files),
+        cmocka_unit_test(escapes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

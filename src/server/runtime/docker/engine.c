@@ -251,7 +251,11 @@ static int unreachable(const struct talk *t, CURLcode code, struct error *err) {
                        : e->address.kind == ENGINE_ADDRESS_SSH ? e->target
                                                                : e->base,
                        t->wire->error[0] ? t->wire->error : curl_easy_strerror(code));
-    bool sent = code != CURLE_COULDNT_CONNECT && code != CURLE_COULDNT_RESOLVE_HOST;
+    // When a kept connection breaks, libcurl tries a new one: the engine may have had the first.
+    long request = 0;
+    (void)curl_easy_getinfo(t->wire->curl, CURLINFO_REQUEST_SIZE, &request);
+    bool sent =
+        request > 0 || (code != CURLE_COULDNT_CONNECT && code != CURLE_COULDNT_RESOLVE_HOST);
     err->kind = sent ? ENOTCONN : EHOSTDOWN;
     return -1;
 }
