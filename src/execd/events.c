@@ -305,9 +305,7 @@ void events_emit(struct events *s, const char *type, json_t *members) {
     end_lines(s);
     begin_frame(s, type);
     json_object_foreach(members, name, value) {
-        (void)strbuf_addc(&s->frames, ',');
-        (void)json_write_text(&s->frames, name, strlen(name));
-        (void)strbuf_addc(&s->frames, ':');
+        json_write_name(&s->frames, name);
         (void)json_write(value, &s->frames);
     }
     end_frame(s);
