@@ -182,11 +182,7 @@ static int provisioned(struct operation *op, struct error *err) {
 
 // From here on the next server can take it over.
 static int commit_begun(struct operation *op, struct error *err) {
-    struct sandbox *sb = op->sandbox;
-    if (!sb->spec->prestart_s)
-        return STEP_SKIP;
-    (void)snprintf(sb->message, sizeof sb->message, "The preStart hook is running.");
-    return record_fill(op, SANDBOX_PENDING, err);
+    return op->sandbox->spec->prestart_s ? record_fill(op, SANDBOX_PENDING, err) : STEP_SKIP;
 }
 
 static void on_started(struct prestart_wait *w, const struct error *err) {

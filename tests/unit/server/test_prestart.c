@@ -48,8 +48,7 @@ static int take_question(struct world *w) {
     return fd;
 }
 
-// A create of which Pending was answered (wait_ms 0), and the question that came.
-static int begin(struct world *w, struct answer *a, int64_t wait_ms) {
+static void create(struct world *w, struct answer *a, int64_t wait_ms) {
     struct sandbox_spec *s = test_spec(3600);
     s->lifecycle = strdup("{\"preStart\":{\"command\":[\"true\"],\"timeoutSeconds\":5}}");
     s->prestart_s = 5;
@@ -57,6 +56,11 @@ static int begin(struct world *w, struct answer *a, int64_t wait_ms) {
     *a = (struct answer){0};
     (void)lifecycle_create(w->domain, &q, answered, a);
     spec_unref(s);
+}
+
+// A create of which Pending was answered (wait_ms 0), and the question that came.
+static int begin(struct world *w, struct answer *a, int64_t wait_ms) {
+    create(w, a, wait_ms);
     UNTIL(w, wait_ms || a->times);
     return take_question(w);
 }
@@ -83,6 +87,22 @@ static void test_started(void **state) {
     UNTIL(&w, a.times);
     assert_int_equal(a.state, SANDBOX_RUNNING);
     assert_string_equal(stored_state(&w, a.id), "Running");
+    world_close(&w);
+}
+
+// A server that is killed once somebody was told so must find it again.
+static void test_it_runs_when_the_store_knows(void **state) {
+    struct world w;
+    struct answer a = {0};
+    (void)state;
+    open_world(&w);
+    const uint64_t before = store_commits(w.store);
+    create(&w, &a, 0);
+    UNTIL(&w, a.times);
+    UNTIL(&w, strcmp(visible(&w, a.id)->message, "The preStart hook is running.") == 0);
+    assert_int_equal(store_commits(w.store) - before, 2); // Pending, and what adopt() needs
+    say(take_question(&w), STARTED);
+    UNTIL(&w, visible(&w, a.id)->state == SANDBOX_RUNNING);
     world_close(&w);
 }
 
@@ -249,6 +269,7 @@ static void test_restart_to_a_failure(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_started),
+        cmocka_unit_test(test_it_runs_when_the_store_knows),
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_failed_behind_pending),
         cmocka_unit_test(test_silence),

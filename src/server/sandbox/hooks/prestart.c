@@ -145,7 +145,7 @@ static void ask(struct prestart *p) {
     submit(p, ask_run, ask_done);
 }
 
-int prestart_join(struct domain *d, struct prestart_wait *w, const struct sandbox *sb,
+int prestart_join(struct domain *d, struct prestart_wait *w, struct sandbox *sb,
                   struct error *err) {
     struct prestart *p = calloc(1, sizeof *p);
     if (!p)
@@ -162,6 +162,7 @@ int prestart_join(struct domain *d, struct prestart_wait *w, const struct sandbo
         return error_server(err, ERR_OVERLOADED, "the workers' queue is full");
     }
     w->at = p;
+    (void)snprintf(sb->message, sizeof sb->message, "The preStart hook is running.");
     return 0;
 }
 

@@ -14,9 +14,9 @@ struct prestart_wait {
     void (*done)(struct prestart_wait *w, const struct error *err);
 };
 
-// -1 with err: it does not begin.
-int prestart_join(struct domain *d, struct prestart_wait *w, const struct sandbox *sb,
-                  struct error *err);
+// For a sandbox of which the store has all that adopt() needs: from here on it says that the hook
+// is running. -1 with err: it does not begin.
+int prestart_join(struct domain *d, struct prestart_wait *w, struct sandbox *sb, struct error *err);
 void prestart_leave(struct prestart_wait *w); // done() is not called; fine when it does not wait
 // A sandbox that was Pending when the server ended, and was adopted: waits on.
 void prestart_resume(struct domain *d, struct sandbox *sb);
