@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "fake_runtime.h"
+#include "server/sandbox/measure/measure.h"
 #include "server/sandbox/snapshot/snapshot.h"
 
 struct told {
@@ -140,6 +141,78 @@ static void test_full_disk_refuses(void **state) {
     world_close(&w);
 }
 
+static void fill_disk(void) {
+    disk_full(true);
+}
+
+// Its last commit is tried again: Ready in memory, Creating in the store.
+static void take_uncommitted(struct world *w, const char *sandbox, struct told *t) {
+    struct answer refused;
+    fake_hook(w->runtime, FAKE_SNAPSHOT, fill_disk);
+    take(w, sandbox, t);
+    UNTIL(w, IS(w, t, SNAPSHOT_READY));
+    (void)test_create(w, &refused, 3600, -1); // the commit before this one's has failed as well
+    UNTIL(w, refused.times);
+    assert_int_not_equal(refused.error.kind, 0);
+}
+
+static void test_delete_while_its_commit_is_tried_again(void **state) {
+    (void)state;
+    struct world w;
+    struct told t, gone;
+    char id[SANDBOX_ID_SIZE];
+    world_open(&w);
+    create_running(&w, 3600, id);
+    take_uncommitted(&w, id, &t);
+    disk_full(false);
+    drop(&w, t.id, &gone);
+    assert_int_equal(gone.error.kind, 0);
+    UNTIL(&w, domain_load(w.domain).operations == 0);
+    assert_null(snapshot_get(w.domain, t.id));
+    restart(&w);
+    assert_null(snapshot_get(w.domain, t.id));
+    world_close(&w);
+}
+
+static void test_no_commit_during_its_removal(void **state) {
+    (void)state;
+    struct world w;
+    struct told t, gone = {0};
+    char id[SANDBOX_ID_SIZE];
+    world_open(&w);
+    create_running(&w, 3600, id);
+    take_uncommitted(&w, id, &t);
+    disk_full(false);
+    fake_hold(w.runtime, FAKE_SNAPSHOT_REMOVE, true);
+    snapshot_delete(w.domain, t.id, told, &gone);
+    UNTIL(&w, domain_load(w.domain).operations == 0); // the snapshot's own commit waits for nobody
+    fake_hold(w.runtime, FAKE_SNAPSHOT_REMOVE, false);
+    UNTIL(&w, gone.times);
+    assert_int_equal(gone.error.kind, 0);
+    restart(&w);
+    assert_null(snapshot_get(w.domain, t.id));
+    world_close(&w);
+}
+
+static void test_its_source_goes_before_the_commit(void **state) {
+    (void)state;
+    struct world w;
+    struct told t;
+    struct answer deleted = {0};
+    char id[SANDBOX_ID_SIZE];
+    world_open(&w);
+    create_running(&w, 3600, id);
+    take_uncommitted(&w, id, &t);
+    lifecycle_delete(w.domain, id, answered, &deleted);
+    UNTIL(&w, fake_count(w.runtime, FAKE_DESTROY)); // nothing is tried again before it
+    assert_true(IS(&w, &t, SNAPSHOT_READY));
+    disk_full(false);
+    UNTIL(&w, deleted.times);
+    restart(&w);
+    assert_true(IS(&w, &t, SNAPSHOT_READY));
+    world_close(&w);
+}
+
 static void row_done(struct change *c, const struct error *err) {
     (void)c;
     assert_null(err);
@@ -197,6 +270,9 @@ int main(void) {
         cmocka_unit_test(test_take_restore_delete),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_full_disk_refuses),
+        cmocka_unit_test(test_delete_while_its_commit_is_tried_again),
+        cmocka_unit_test(test_no_commit_during_its_removal),
+        cmocka_unit_test(test_its_source_goes_before_the_commit),
         cmocka_unit_test(test_recovery),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,7 +18,8 @@ struct taking { // an operation on the source, so that nothing else is done to i
 static struct taking *taking_of(struct operation *op) {
     return CONTAINER_OF(op, struct taking, op);
 }
-// It stays until its operation is over: nobody removes a Creating one.
+// Nobody removes a Creating one. One that is there already may be deleted while its last commit is
+// tried again: then this is NULL.
 static struct snapshot *snapshot_of(struct operation *op) {
     return snapshot_get(op->domain, taking_of(op)->snapshot_id);
 }
@@ -32,7 +33,8 @@ static int is_running(struct operation *op, struct error *err) {
 }
 
 static int commit(struct operation *op, struct error *err) {
-    return snapshot_fill(snapshot_of(op), &op->change, err);
+    const struct snapshot *s = snapshot_of(op);
+    return s && !s->removal ? snapshot_fill(s, &op->change, err) : STEP_SKIP;
 }
 
 static int accepted(struct operation *op, struct error *err) {
@@ -73,9 +75,8 @@ static void end(struct operation *op, const struct error *err) {
             t->done(NULL, err, t->arg);
         if (s)
             snapshot_remove(op->domain, s);
-    } else if (err) {
+    } else if (err && s) { // in memory it is right, in the store it is Creating
         log_warning("snapshot %s: %s; the next start finishes it", t->snapshot_id, err->message);
-        snapshot_become(s, SNAPSHOT_FAILED, "snapshot_runtime_failed", err->message);
     }
     free(t);
 }
