@@ -251,6 +251,69 @@ static void test_follows_its_template(void **state) {
     world_close(&w);
 }
 
+static void update(struct world *w, const char *image, const struct pool_capacity *c,
+                   struct told *t) {
+    struct sandbox_spec *s = image ? template(image) : NULL;
+    pool_update(w->domain, "p", s, c, told, t);
+    spec_unref(s);
+}
+
+// Two that come together: the second is about what the first makes of the pool.
+static void test_updates_at_once(void **state) {
+    (void)state;
+    const struct pool_capacity four = {.buffer_max = 4, .pool_max = 10};
+    struct world w;
+    struct told t = {0};
+    world_open(&w);
+    make_pool(&w, "p", &three);
+    update(&w, "base:2", &three, &t);
+    update(&w, NULL, &four, &t);
+    UNTIL(&w, t.times == 2);
+    assert_string_equal(pool(&w, "p")->spec->image, "base:2");
+    restart(&w);
+    assert_string_equal(pool(&w, "p")->spec->image, "base:2");
+    assert_int_equal(pool(&w, "p")->capacity.buffer_max, 4);
+    update(&w, "base:3", &three, &t);
+    update(&w, "base:2", &three, &t); // what is still there, and so not the same
+    UNTIL(&w, t.times == 4);
+    assert_string_equal(pool(&w, "p")->spec->image, "base:2");
+    restart(&w);
+    assert_string_equal(pool(&w, "p")->spec->image, "base:2");
+    assert_string_equal(t.error.message, "");
+    update(&w, "base:3", &three, &t);
+    pool_delete(w.domain, "p", told, &t);
+    UNTIL(&w, t.times == 6);
+    assert_string_equal(t.error.message, "");
+    restart(&w);
+    assert_null(pool(&w, "p"));
+    world_close(&w);
+}
+
+static void test_updates_that_fail_or_are_left(void **state) {
+    (void)state;
+    const struct pool_capacity none = {.pool_max = 10};
+    struct world w;
+    struct told t = {0};
+    world_open(&w);
+    make_pool(&w, "p", &none);
+    disk_full(true);
+    update(&w, "base:2", &none, &t);
+    update(&w, "base:3", &none, &t);
+    UNTIL(&w, t.times == 2);
+    disk_full(false);
+    assert_int_not_equal(t.error.kind, 0);
+    assert_string_equal(pool(&w, "p")->spec->image, "base:1");
+    update(&w, "base:2", &none, &t);
+    update(&w, "base:3", &none, &t);
+    domain_free(w.domain); // while the first is under way; nobody is told
+    assert_int_equal(t.times, 2);
+    store_close(w.store);
+    world_reopen(&w);
+    world_start(&w);
+    assert_string_equal(pool(&w, "p")->spec->image, "base:2");
+    world_close(&w);
+}
+
 static void test_delete_while_making(void **state) {
     (void)state;
     struct world w;
@@ -340,6 +403,8 @@ int main(void) {
         cmocka_unit_test(test_new_stock_is_not_tried),
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_follows_its_template),
+        cmocka_unit_test(test_updates_at_once),
+        cmocka_unit_test(test_updates_that_fail_or_are_left),
         cmocka_unit_test(test_delete_while_making),
         cmocka_unit_test(test_stop_while_making_and_failures),
         cmocka_unit_test(test_stock_that_ends),

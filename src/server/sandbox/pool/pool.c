@@ -76,6 +76,7 @@ static struct pool *pool_add(struct domain *d, const char *name, struct sandbox_
     p->capacity = *c;
     p->created_us = p->changed_us = created_us;
     stock_init(p);
+    list_init(&p->writings);
     list_push_back(&d->pools_by_age, &p->order);
     registry_each(d->registry, count_member, p); // of an earlier pool of that name
     return p;
@@ -185,9 +186,11 @@ int pools_load(struct domain *d, struct error *err) {
     return r;
 }
 
-// ---- changes: what is asked for becomes true when it is durable, in the order of asking ----
+// ---- changes: what is asked for becomes true when it is durable, in the order of asking. One of a
+// pool is written at a time: what the next one leaves as it is, the one before it may change ----
 
 struct writing {
+    struct list node;
     struct change change;
     struct pool *pool;
     struct sandbox_spec *spec; // NULL: as it is
@@ -199,49 +202,104 @@ struct writing {
 
 static void apply(struct writing *w) {
     struct pool *p = w->pool;
-    bool other = w->spec && w->spec != p->spec;
-    if (other && set_spec(p, w->spec) < 0)
+    if (w->spec && set_spec(p, w->spec) < 0)
         abort(); // its hash was made before the commit
     p->capacity = w->capacity;
     p->changed_us = clock_wall_us();
     p->durable = true;
-    if (other)
+    if (w->spec)
         stock_clear(p);
     stock_balance(p);
 }
 
+// False: the pool is gone with it.
+static bool over(struct writing *w, const struct error *err) {
+    struct pool *p = w->pool;
+    struct domain *d = p->domain;
+    bool tells = !d->freeing; // else the next start finds it
+    bool gone = tells && (w->removal ? !err : w->first && err);
+    if (gone) {
+        stock_clear(p);
+        pool_remove(p);
+    } else if (tells && !err) {
+        apply(w);
+    }
+    if (w->removal && !gone)
+        p->deleting = false;
+    if (tells)
+        w->done(gone ? NULL : p, err, w->arg);
+    if (!gone)
+        list_remove(&w->node);
+    change_clear(&w->change);
+    spec_unref(w->spec);
+    free(w);
+    return !gone;
+}
+
+// 0: nothing new, the stock stays; 1: another template.
+static int differs(const struct pool *p, struct sandbox_spec *spec, struct error *err) {
+    uint8_t hash[SHA256_SIZE];
+    if (spec && spec_hash(spec, hash) < 0)
+        return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    return spec && memcmp(hash, p->hash, sizeof hash) != 0;
+}
+
+static int build(struct writing *w, struct error *err) {
+    const struct pool *p = w->pool;
+    if (w->removal) {
+        char *key = change_remove(&w->change, STORE_POOLS)->pool.name = strdup(p->name);
+        return key ? 0 : error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    }
+    int other = differs(p, w->spec, err);
+    if (other < 0)
+        return -1;
+    if (!other) {
+        spec_unref(w->spec);
+        w->spec = NULL;
+    }
+    return fill(p->name, other ? w->spec : p->spec, &w->capacity, p->created_us,
+                w->first ? p->created_us : clock_wall_us(), &w->change, err);
+}
+
+static void next(struct pool *p);
+
 static void written(struct change *c, const struct error *err) {
     struct writing *w = CONTAINER_OF(c, struct writing, change);
     struct pool *p = w->pool;
-    struct domain *d = p->domain;
-    d->inflight--;
-    change_clear(c);
-    bool gone = w->removal ? !err : w->first && err;
-    if (d->freeing) {
-        ; // nobody is told, the next start finds it
-    } else if (gone) {
-        stock_clear(p);
-        pool_remove(p);
-    } else if (!err) {
-        apply(w);
-    }
-    if (w->removal && err)
-        p->deleting = false;
-    if (!d->freeing)
-        w->done(gone ? NULL : p, err, w->arg);
-    spec_unref(w->spec);
-    free(w);
+    p->domain->inflight--;
+    if (over(w, err))
+        next(p);
 }
 
 static int commit(struct writing *w, struct error *err) {
     struct domain *d = w->pool->domain;
+    if (d->freeing)
+        return error_set(err, ECANCELED, "the server is stopping");
+    if (build(w, err) < 0)
+        return -1;
     w->change.done = written;
-    if (store_commit(d->settings.store, &w->change) == 0) {
-        d->inflight++;
-        return 0;
+    if (store_commit(d->settings.store, &w->change) < 0)
+        return error_server(err, ERR_OVERLOADED, "the store's queue is full");
+    d->inflight++;
+    return 0;
+}
+
+static void next(struct pool *p) {
+    while (!list_empty(&p->writings)) {
+        struct writing *w = LIST_ENTRY(p->writings.next, struct writing, node);
+        struct error err = {0};
+        if (commit(w, &err) == 0 || !over(w, &err))
+            return;
     }
-    change_clear(&w->change);
-    return error_server(err, ERR_OVERLOADED, "the store's queue is full");
+}
+
+// Takes w.
+static void queue(struct writing *w) {
+    struct pool *p = w->pool;
+    bool idle = list_empty(&p->writings);
+    list_push_back(&p->writings, &w->node);
+    if (idle)
+        next(p);
 }
 
 static struct writing *writing_new(struct pool *p, struct sandbox_spec *spec,
@@ -277,11 +335,9 @@ void pool_create(struct domain *d, const char *name, struct sandbox_spec *spec,
         (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
     if (w) {
         w->first = true;
-        if (fill(name, spec, c, p->created_us, p->created_us, &w->change, &err) == 0 &&
-            commit(w, &err) == 0)
-            return;
+        queue(w);
+        return;
     }
-    free(w);
     if (p)
         pool_remove(p);
     done(NULL, &err, arg);
@@ -290,21 +346,14 @@ void pool_create(struct domain *d, const char *name, struct sandbox_spec *spec,
 void pool_update(struct domain *d, const char *name, struct sandbox_spec *spec,
                  const struct pool_capacity *c, pool_done_fn *done, void *arg) {
     struct error err = {0};
-    uint8_t hash[SHA256_SIZE];
     struct pool *p = refuse_stopping(d, &err) < 0 ? NULL : need(d, name, &err);
-    if (p && spec && spec_hash(spec, hash) == 0 && memcmp(hash, p->hash, sizeof hash) == 0)
-        spec = NULL; // nothing new: the stock stays
     struct writing *w = p ? writing_new(p, spec, c, done, arg) : NULL;
-    if (p && !w)
-        (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
-    if (w &&
-        fill(name, spec ? spec : p->spec, c, p->created_us, clock_wall_us(), &w->change, &err) ==
-            0 &&
-        commit(w, &err) == 0)
+    if (w) {
+        queue(w);
         return;
-    if (w)
-        spec_unref(w->spec);
-    free(w);
+    }
+    if (p)
+        (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
     done(NULL, &err, arg);
 }
 
@@ -312,20 +361,13 @@ void pool_delete(struct domain *d, const char *name, pool_done_fn *done, void *a
     struct error err = {0};
     struct pool *p = refuse_stopping(d, &err) < 0 ? NULL : need(d, name, &err);
     struct writing *w = p ? writing_new(p, NULL, NULL, done, arg) : NULL;
-    if (p && !w)
-        (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
     if (w) {
-        w->removal = true;
-        char *key = strdup(name);
-        change_remove(&w->change, STORE_POOLS)->pool.name = key;
-        if (!key)
-            (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
-        else if (commit(w, &err) == 0) {
-            p->deleting = true;
-            return;
-        }
+        w->removal = p->deleting = true;
+        queue(w);
+        return;
     }
-    free(w);
+    if (p)
+        (void)error_server(&err, ERR_INTERNAL_ERROR, "out of memory");
     done(NULL, &err, arg);
 }
 

@@ -30,9 +30,10 @@ struct pool {
     size_t allocated;                 // given out, and not ended yet
     // private
     struct domain *domain;
-    struct list order;  // oldest first
-    struct list ready;  // sandbox.stocked, oldest first
-    struct list making; // struct making
+    struct list order;    // oldest first
+    struct list ready;    // sandbox.stocked, oldest first
+    struct list making;   // struct making
+    struct list writings; // struct writing; the first one is under way
     bool durable, deleting, filling;
     unsigned failures; // of making stock, in a row
     struct timer rest; // while armed, nothing is made
