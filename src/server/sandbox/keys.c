@@ -49,12 +49,20 @@ void key_forget(struct domain *d, struct key *k) {
     free(k);
 }
 
+// A create that is not over, or whose failure is not, whatever the clock says.
+static bool in_use(const struct domain *d, const struct key *k) {
+    const struct sandbox *sb = registry_get(d->registry, k->sandbox_id);
+    return sb && sb->key == k;
+}
+
 static void forget_old(struct domain *d) {
     int64_t now = clock_wall_us();
-    while (!list_empty(&d->keys_by_age)) {
-        struct key *k = LIST_ENTRY(d->keys_by_age.next, struct key, age);
+    LIST_EACH(&d->keys_by_age, node) {
+        struct key *k = LIST_ENTRY(node, struct key, age);
         if (now - k->created_us < KEY_LIFE_US)
             return;
+        if (in_use(d, k))
+            continue;
         remove_row(d, k->text);
         key_forget(d, k);
     }

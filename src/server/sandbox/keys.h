@@ -20,7 +20,8 @@ struct key {
 };
 
 struct domain;
-// The key, if it is remembered. Forgets those whose time is over first.
+// The key, if it is remembered. Forgets those whose time is over first, but none that a sandbox
+// points to.
 struct key *key_find(struct domain *d, const char *text);
 // NULL with err: no memory, or too many. Durable with the change that key_fill() builds.
 struct key *key_add(struct domain *d, const char *text, const char *body, const char *sandbox_id,

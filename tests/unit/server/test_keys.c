@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "fake_runtime.h"
-#include "server/sandbox/measure/measure.h"
+#include "server/sandbox/domain.h"
 
 static struct create_ticket *create(struct world *w, struct answer *a, const char *key,
                                     const char *body, int64_t wait_ms) {
@@ -134,6 +134,54 @@ static void test_failed_after_pending_frees_the_key(void **state) {
     world_close(&w);
 }
 
+// As if the wall clock had been put a day forward.
+static struct key *age(struct world *w, const char *text) {
+    struct key *k = map_get(&w->domain->keys, text);
+    assert_non_null(k);
+    k->created_us = 0;
+    return k;
+}
+
+static void test_old_ones_stay_while_they_are_used(void **state) {
+    (void)state;
+    struct world w;
+    struct answer a, b, c;
+    world_open(&w);
+    fake_hold(w.runtime, FAKE_PROVISION, true);
+    (void)create(&w, &a, "k", "b", -1);
+    UNTIL(&w, fake_count(w.runtime, FAKE_PROVISION) == 1);
+    struct key *k = age(&w, "k");
+    (void)create(&w, &b, "other", "b", -1);
+    assert_ptr_equal(map_get(&w.domain->keys, "k"), k);
+    fake_hold(w.runtime, FAKE_PROVISION, false);
+    UNTIL(&w, a.times && b.times);
+    assert_true(a.state == SANDBOX_RUNNING && b.state == SANDBOX_RUNNING);
+    (void)create(&w, &c, "third", "b", -1); // nobody uses it now
+    assert_null(map_get(&w.domain->keys, "k"));
+    assert_non_null(map_get(&w.domain->keys, "other"));
+    UNTIL(&w, c.times);
+    world_close(&w);
+}
+
+static void test_old_ones_stay_until_the_burial(void **state) {
+    (void)state;
+    struct world w;
+    struct answer a, b;
+    world_open(&w);
+    fake_fail(w.runtime, FAKE_PROVISION, 1);
+    fake_hold(w.runtime, FAKE_DESTROY, true);
+    (void)create(&w, &a, "k", "b", 0);
+    UNTIL(&w, fake_count(w.runtime, FAKE_DESTROY) == 1);
+    struct key *k = age(&w, "k");
+    (void)create(&w, &b, "other", "b", -1);
+    assert_ptr_equal(map_get(&w.domain->keys, "k"), k);
+    fake_hold(w.runtime, FAKE_DESTROY, false);
+    UNTIL(&w, b.times && domain_load(w.domain).operations == 0);
+    assert_null(map_get(&w.domain->keys, "k"));
+    assert_string_equal(stored_state(&w, a.id), "Failed");
+    world_close(&w);
+}
+
 static void test_digests_differ_by_purpose(void **state) {
     (void)state;
     struct world w;
@@ -154,6 +202,8 @@ int main(void) {
         cmocka_unit_test(test_abandoned_by_all_it_goes_on),
         cmocka_unit_test(test_a_failed_create_frees_the_key),
         cmocka_unit_test(test_failed_after_pending_frees_the_key),
+        cmocka_unit_test(test_old_ones_stay_while_they_are_used),
+        cmocka_unit_test(test_old_ones_stay_until_the_burial),
         cmocka_unit_test(test_digests_differ_by_purpose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
