@@ -1,4 +1,5 @@
 """Terminals over a real execd: execd.md 4.6, 4.7, compat-1.1.1.md 3.3."""
+import json
 import re
 import socket
 import time
@@ -136,12 +137,43 @@ def test_slow_holder_stops_the_shell_and_loses_nothing(pty):
     s.close()
 
 
+def frames(s):
+    """The frames that a server sends, each as (opcode, bytes)."""
+    with s.makefile("rb") as f:
+        while head := f.read(2):
+            size = head[1]
+            if size > 125:
+                size = int.from_bytes(f.read(2 if size == 126 else 8), "big")
+            yield head[0] & 15, f.read(size)
+
+
+@pytest.mark.parametrize("query,role", [("?pty=0", "holder"), ("?mode=viewer", "viewer")])
+def test_connected_comes_behind_a_replay_that_is_read_late(query, role):
+    with Execd(init=[]) as e:
+        p = Pty(e, command="head -c 1048576 /dev/zero | tr '\\0' y; read x; echo live")
+        s = raw_client(p, "?pty=0")
+        wait_until(lambda: p.state()["output_offset"] == 1 << 20, "its output is there")
+        if role == "holder":
+            s.close()
+            wait_until(lambda: not held(p), "the holder has left")
+        late = raw_client(p, query)
+        came = frames(late)
+        opcode, data = next(came)
+        assert (opcode, data[:9], len(data)) == (2, b"\3" + bytes(8), 9 + (1 << 20))
+        opcode, data = next(came)
+        connected = json.loads(data)
+        assert (opcode, connected["type"], connected["role"]) == (1, "connected", role)
+        late.close()
+
+
 def raw_client(p, query=""):
     """A handshake, and then a peer that reads nothing by itself."""
-    s = socket.create_connection(("127.0.0.1", p.execd.port))
-    s.settimeout(20)
+    c = p.execd.connection(20)
+    c.connect()
+    s = c.sock
     s.sendall((f"GET /pty/{p.id}/ws{query} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-               "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").encode())
+               "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+               f"X-EXECD-ACCESS-TOKEN: {p.execd.token}\r\n\r\n").encode())
     head = b""
     while b"\r\n\r\n" not in head:
         head += s.recv(1)

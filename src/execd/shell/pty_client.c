@@ -20,6 +20,7 @@ struct pty_client {
     struct output_reader reader;
     struct strbuf held; // a frame of output that did not fit yet
     bool viewer, following;
+    bool greeted;  // `connected` is on its way; no output before
     bool ending;   // the shell has ended: output up to `last`, then the exit
     uint64_t last; // offset
     int exit_code;
@@ -82,9 +83,19 @@ static int send_held(struct pty_client *c) {
     return 0;
 }
 
+// Behind a long replay it has to wait for room like everything else.
+static int greet(struct pty_client *c) {
+    const struct pty *p = c->pty;
+    if (!c->greeted)
+        c->greeted = send_json(c, json_pack("{s:s,s:s,s:s,s:s}", "type", "connected", "session_id",
+                                            p->id, "mode", p->terminal ? "pty" : "pipe", "role",
+                                            c->viewer ? "viewer" : "holder")) == 0;
+    return c->greeted ? 0 : -1;
+}
+
 static void flow(struct pty_client *c) {
     char *scratch = c->following ? c->pty->e->scratch : NULL;
-    while (c->following && send_held(c) == 0) {
+    while (c->following && greet(c) == 0 && send_held(c) == 0) {
         size_t n = next_frame(c, scratch);
         if (!n) {
             if (c->ending && c->reader.cursor >= c->last)
@@ -233,11 +244,9 @@ static void follow(struct pty_client *c, uint64_t since) {
     struct pty *p = c->pty;
     struct output *o = &p->capture.output;
     replay(c, since);
-    (void)send_json(c, json_pack("{s:s,s:s,s:s,s:s}", "type", "connected", "session_id", p->id,
-                                 "mode", p->terminal ? "pty" : "pipe", "role",
-                                 c->viewer ? "viewer" : "holder"));
     c->following = true;
     output_attach(o, &c->reader, o->total, c->viewer ? 0 : OUTPUT_HOLD | OUTPUT_TAGGED, on_more);
+    flow(c);
 }
 
 struct wish { // what the request asks for
