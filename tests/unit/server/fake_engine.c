@@ -42,7 +42,8 @@ struct fake_engine {
     pthread_t thread;
     pthread_mutex_t lock;
     int fd;
-    char path[64], host[80];
+    char path[64], away[72], host[80];
+    char *last_method, *last_path; // of the request after whose answer it leaves; NULL: stays
     struct list rules, asked;
     struct connection connections[CONNECTIONS];
     char *last;
@@ -120,7 +121,24 @@ static struct rule *find(struct fake_engine *f, const struct request *q) { // lo
     return NULL;
 }
 
-static bool answer(struct connection *c, const struct rule *r) { // locked; false: close
+// Before the answer, so that whoever has that finds nothing else. Locked.
+static bool leaves(struct connection *c, const struct request *q) {
+    struct fake_engine *f = c->engine;
+    if (!f->last_path || strcmp(f->last_method, q->method) != 0 ||
+        strcmp(f->last_path, q->path) != 0)
+        return false;
+    free(TAKE_PTR(f->last_method));
+    free(TAKE_PTR(f->last_path));
+    if (rename(f->path, f->away))
+        abort();
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        if (f->connections[i].used && &f->connections[i] != c)
+            (void)shutdown(f->connections[i].fd, SHUT_RDWR);
+    return true;
+}
+
+static bool answer(struct connection *c, const struct rule *r,
+                   bool last) { // locked; false: close
     struct strbuf sb cleanup_strbuf;
     const char *body = r ? r->body : "{\"message\":\"no such rule in the fake engine\"}";
     unsigned status = r ? r->status : 404;
@@ -130,15 +148,13 @@ static bool answer(struct connection *c, const struct rule *r) { // locked; fals
         (void)fd_write_all(c->fd, r->raw, strlen(r->raw));
         return false;
     }
-    if (status == 204 || status == 304)
-        (void)strbuf_addf(&sb, "HTTP/1.1 %u X\r\n\r\n", status);
-    else
-        (void)strbuf_addf(
-            &sb, "HTTP/1.1 %u X\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-            status, len);
+    (void)strbuf_addf(&sb, "HTTP/1.1 %u X\r\n%s", status, last ? "Connection: close\r\n" : "");
+    if (status != 204 && status != 304)
+        (void)strbuf_addf(&sb, "Content-Type: application/json\r\nContent-Length: %zu\r\n", len);
+    (void)strbuf_adds(&sb, "\r\n");
     if (status != 204 && status != 304)
         (void)strbuf_add(&sb, body, len);
-    return fd_write_all(c->fd, sb.data, sb.len) == 0;
+    return fd_write_all(c->fd, sb.data, sb.len) == 0 && !last;
 }
 
 static void serve(struct connection *c) {
@@ -155,11 +171,12 @@ static void serve(struct connection *c) {
         }
         (void)pthread_mutex_lock(&f->lock);
         struct rule *r = find(f, &q);
+        bool last = leaves(c, &q);
         remember(f, &q);
         if (!r && strcmp(q.path, "/events") == 0)
             c->listening = fd_write_all(c->fd, events, strlen(events)) == 0;
         else
-            go_on = answer(c, r);
+            go_on = answer(c, r, last);
         (void)pthread_mutex_unlock(&f->lock);
     }
 }
@@ -200,6 +217,7 @@ struct fake_engine *fake_engine_new(void) {
     list_init(&f->asked);
     (void)pthread_mutex_init(&f->lock, NULL);
     (void)snprintf(f->path, sizeof f->path, "/tmp/fake-engine-%d-%u", getpid(), number++);
+    (void)snprintf(f->away, sizeof f->away, "%s.away", f->path);
     (void)snprintf(f->host, sizeof f->host, "unix://%s", f->path);
     (void)snprintf(a.sun_path, sizeof a.sun_path, "%s", f->path);
     (void)unlink(f->path);
@@ -247,6 +265,9 @@ void fake_engine_free(struct fake_engine *f) {
         free_asked(LIST_ENTRY(n, struct asked, node));
     (void)close(f->fd);
     (void)unlink(f->path);
+    (void)unlink(f->away);
+    free(f->last_method);
+    free(f->last_path);
     (void)pthread_mutex_destroy(&f->lock);
     free(f->last);
     free(f);
@@ -312,6 +333,18 @@ void fake_engine_cut(struct fake_engine *f) {
 
 unsigned fake_engine_listeners(struct fake_engine *f) {
     return each_listener(f, NULL);
+}
+
+void fake_engine_leave(struct fake_engine *f, const char *method, const char *path) {
+    (void)pthread_mutex_lock(&f->lock);
+    f->last_method = strdup(method);
+    f->last_path = strdup(path);
+    (void)pthread_mutex_unlock(&f->lock);
+}
+
+void fake_engine_return(struct fake_engine *f) {
+    if (rename(f->away, f->path))
+        abort();
 }
 
 enum part { TARGET, HEAD, BODY };

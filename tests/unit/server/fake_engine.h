@@ -26,6 +26,10 @@ void fake_engine_bytes(struct fake_engine *f, const char *method, const char *pa
 void fake_engine_push(struct fake_engine *f, const char *json);
 void fake_engine_cut(struct fake_engine *f);
 unsigned fake_engine_listeners(struct fake_engine *f);
+// The next answer to this is the last one: every connection is closed with it, and there are no new
+// ones before return().
+void fake_engine_leave(struct fake_engine *f, const char *method, const char *path);
+void fake_engine_return(struct fake_engine *f);
 
 // What was asked: how often, and of the last one the target as it stood in the request, its head,
 // its body ("" when never asked). Valid until the next call of the same function.

@@ -234,6 +234,22 @@ static void a_sidecar_that_ends_at_once(void **state) {
     assert_int_equal(removed(w, SIDE_NAME), 1);
 }
 
+// The engine goes away between the sidecar and the sandbox: nothing can be removed now, and whoever
+// has asked must know that something is there.
+static void a_sidecar_alone_is_removed_later(void **state) {
+    struct world *w = *state;
+    struct error err;
+    start(w);
+    sidecar_next(w);
+    fake_engine_leave(w->fake, "GET", "/containers/" SIDE_NAME "/json");
+    assert_int_equal(provision(w, &err), -1);
+    assert_int_equal(err.kind, ENOTCONN);
+    assert_int_equal(removed(w, SIDE_NAME), 0);
+    fake_engine_return(w->fake);
+    assert_int_equal(w->runtime->ops->destroy(w->runtime, ID, &err), 0);
+    assert_int_equal(removed(w, SIDE_NAME), 1);
+}
+
 static void wait_for_kill(struct world *w) {
     while (!fake_engine_count(w->fake, "POST", "/containers/sandbox-" ID "/kill"))
         (void)sched_yield();
@@ -307,6 +323,7 @@ int main(void) {
         TEST(another_egress_is_refused),
         TEST(a_long_policy_comes_as_a_file),
         TEST(a_sidecar_that_ends_at_once),
+        TEST(a_sidecar_alone_is_removed_later),
         TEST(its_end_ends_the_sandbox),
         TEST(its_end_is_found_afterwards),
         TEST(adoption_wants_both),

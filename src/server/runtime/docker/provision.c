@@ -324,7 +324,8 @@ int docker_provision(struct docker *d, const struct provision_request *q,
     if (make(&m, err) == 0)
         return 0;
     struct error undo;
-    bool untouched = err->kind == EHOSTDOWN && !m.box->container[0] && !m.box->volumes;
+    bool untouched =
+        err->kind == EHOSTDOWN && !m.place.sidecar[0] && !m.box->container[0] && !m.box->volumes;
     (void)finish_error(err);
     if (!untouched && err->kind == EHOSTDOWN)
         err->kind = ENOTCONN; // something is there
