@@ -35,6 +35,7 @@ class Relay:
 
     def __init__(self, engine):
         self.engine, self.refused, self.away, self.open = engine, None, False, set()
+        self.lock = threading.Lock()  # a connection is either refused or among the open
         self.path = engine.dir / "relay.sock"
         self.listeners = [socket.socket(socket.AF_UNIX), socket.create_server(("127.0.0.1", 0))]
         self.listeners[0].bind(str(self.path))
@@ -56,12 +57,13 @@ class Relay:
                 client = listener.accept()[0]
             except OSError:
                 return  # closed
-            if self.away:
-                client.close()
-                continue
-            engine = socket.socket(socket.AF_UNIX)
-            engine.connect(str(self.engine.socket))
-            self.open |= {client, engine}
+            with self.lock:
+                if self.away:
+                    client.close()
+                    continue
+                engine = socket.socket(socket.AF_UNIX)
+                engine.connect(str(self.engine.socket))
+                self.open |= {client, engine}
             for way in ((client, engine, True), (engine, client, False)):
                 threading.Thread(target=self._pump, args=way, daemon=True).start()
 
@@ -77,11 +79,13 @@ class Relay:
         except OSError:
             pass  # the other way has ended it
         finally:
-            self.open.discard(source)
+            with self.lock:
+                self.open.discard(source)
 
     def leave(self):
-        self.away = True
-        for s in list(self.open):
+        with self.lock:
+            self.away, left = True, list(self.open)
+        for s in left:
             try:
                 s.shutdown(socket.SHUT_RDWR)
             except OSError:

@@ -167,10 +167,10 @@ def test_ports_inside_are_reached(server, sandbox):
 def test_death_behind_our_back_is_seen(server, engine):
     killed, removed, alive = [server.create()["id"] for _ in range(3)]
     engine.call("POST", f"/containers/sandbox-{killed}/kill")
-    wait_state(server, killed, "Failed", 1.0)
+    wait_state(server, killed, "Failed")
     assert "137" in server.get(killed)["status"]["message"]
     engine.call("DELETE", f"/containers/sandbox-{removed}?force=1")
-    wait_state(server, removed, "Failed", 1.0)
+    wait_state(server, removed, "Failed")
     assert state(server, alive) == "Running"
     for i in (killed, removed, alive):
         server.delete(i)

@@ -89,6 +89,7 @@ class Peak:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a slow disk takes minutes for as much
 def test_eight_gib_both_ways_in_little_memory(server, big):
     block = os.urandom(MIB)
     size = 8 << 30 if server.runtime.kind == "oci" else 512 * MIB  # the disk of the tests' engines is small

@@ -1,6 +1,9 @@
 """Lifecycle hooks of a create: preStart before the sandbox is Running, periodic ones while it is (compat-1.1.1.md L10, E21)."""
 import asyncio
+import contextlib
+import http.client
 import json
+import select
 import threading
 import time
 from datetime import timedelta
@@ -47,15 +50,26 @@ def state(server, sandbox):
     return server.get(sandbox)["status"]
 
 
+def gate(server, name, then="true"):
+    """Members of a create whose hook waits, and the directory in which it tells that it has begun and looks for leave to go on."""
+    at = server.shared / name
+    at.mkdir(mode=0o777)
+    at.chmod(0o777)
+    return {"volumes": [{"name": "gate", "mountPath": "/gate", "host": {"path": str(at)}}],
+            "lifecycle": sh(f"touch /gate/begun; until [ -e /gate/go ]; do sleep 0.02; done; {then}", timeoutSeconds=600)}, at
+
+
+def wait_running_hook(server, sb):
+    wait_until(lambda: state(server, sb)["message"] == "The preStart hook is running.", "the server knows that the hook runs")
+
+
 def gated(server, name, then="true"):
     """A hook that has begun, and what lets it go on."""
-    (server.shared / name).mkdir(mode=0o777)
-    (server.shared / name).chmod(0o777)
-    volumes = [{"name": "gate", "mountPath": "/gate", "host": {"path": str(server.shared / name)}}]
-    sb = create_async(server, volumes=volumes, lifecycle=sh(f"touch /gate/begun; until [ -e /gate/go ]; do sleep 0.02; done; {then}", timeoutSeconds=600))
-    wait_until((server.shared / name / "begun").exists, "the hook runs")
-    wait_until(lambda: state(server, sb)["message"] == "The preStart hook is running.", "the server knows")
-    return sb, (server.shared / name / "go").touch
+    members, at = gate(server, name, then)
+    sb = create_async(server, **members)
+    wait_until((at / "begun").exists, "the hook runs")
+    wait_running_hook(server, sb)
+    return sb, (at / "go").touch
 
 
 # ---- preStart ----
@@ -98,12 +112,18 @@ def test_an_entrypoint_that_fails_behind_it(server):
 
 
 def test_a_long_one_is_answered_pending(own):
+    members, at = gate(own, "long", "touch /tmp/done")
     begin = time.monotonic()
-    r = own.request("POST", "/v1/sandboxes", body(lifecycle=sh("sleep 3; touch /tmp/done")))
-    assert r.status == 202 and r.json()["status"]["state"] == "Pending" and 0.9 < time.monotonic() - begin < 2.9, r
+    r = own.request("POST", "/v1/sandboxes", body(**members))  # no answer waits for the hook's end: there is none yet
+    assert r.status == 202 and r.json()["status"]["state"] == "Pending" and time.monotonic() - begin > 0.9, r
     sb = r.json()["id"]
-    assert state(own, sb)["message"] == "The preStart hook is running."
-    assert own.request("GET", f"/v1/sandboxes/{sb}/proxy/44772/ping", key=None).status in (200, 401)  # held until it runs
+    wait_running_hook(own, sb)
+    with contextlib.closing(http.client.HTTPConnection(own.address, own.port, timeout=60)) as ping:
+        ping.request("GET", f"/v1/sandboxes/{sb}/proxy/44772/ping")
+        assert state(own, sb)["message"] == "The preStart hook is running."
+        assert not select.select([ping.sock], [], [], 0.1)[0]  # held until it runs
+        (at / "go").touch()
+        assert ping.getresponse().status in (200, 401)
     assert state(own, sb)["state"] == "Running" and own.run(sb, "ls /tmp/done")[1] == "/tmp/done\n"
     own.delete(sb)
 
@@ -112,9 +132,9 @@ def test_others_are_made_meanwhile(own):
     """A hook holds no worker and no turn: with more of them than workers, creates and deletes go on."""
     waiting = [create_async(own, lifecycle=sh("sleep 600", timeoutSeconds=600)) for _ in range(40)]
     wait_until(lambda: all(state(own, w)["message"] == "The preStart hook is running." for w in waiting), "all of them run", 60)
-    sb = own.create()
-    assert sb["status"]["state"] == "Running"
-    for one in waiting + [sb["id"]]:
+    sb = own.create()["id"]
+    wait_until(lambda: state(own, sb)["state"] == "Running", "Running")  # Pending after 1 s, when the stock is empty
+    for one in waiting + [sb]:
         own.delete(one)
     assert own.sandboxes() == []
 

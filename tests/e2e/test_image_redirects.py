@@ -177,11 +177,13 @@ def test_a_public_registry_works_with_an_id_of_its_own(world, tmp_path):
     blobs = made.blobs()[0]
     (tmp_path / "blobs.json").write_text(json.dumps({k: v.hex() for k, v in blobs.items()}))
     serve = r'''
-import http.server, json, ssl, sys
+import http.server, json, os, ssl, sys, time
 blobs = {k: bytes.fromhex(v) for k, v in json.load(open(sys.argv[1])).items()}
 class H(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         name = self.path.rsplit("/", 1)[1]
+        while "/manifests/" in self.path and not os.path.exists(sys.argv[6]):
+            time.sleep(0.005)  # until who asks has been seen
         body = blobs[sys.argv[2] if name == "1" else name] if self.path != "/v2/" else b"{}"
         self.send_response(200)
         self.send_header("Content-Type", "application/vnd.oci.image.manifest.v1+json" if "/manifests/" in self.path else "application/octet-stream")
@@ -195,8 +197,8 @@ c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); c.load_cert_chain(sys.argv[3], sys.
 s.socket = c.wrap_socket(s.socket, server_side=True)
 print("up", flush=True); s.serve_forever()
 '''
-    far = subprocess.Popen([*world.enter, "python3", "-c", serve, str(tmp_path / "blobs.json"), digest, str(world.cert), str(world.key), REGISTRY],
-                           stdout=subprocess.PIPE, text=True)
+    far = subprocess.Popen([*world.enter, "python3", "-c", serve, str(tmp_path / "blobs.json"), digest, str(world.cert), str(world.key), REGISTRY,
+                            str(tmp_path / "seen")], stdout=subprocess.PIPE, text=True)
     try:
         assert far.stdout.readline() == "up\n"
         server = world.start()
@@ -208,14 +210,17 @@ print("up", flush=True); s.serve_forever()
                     try:
                         if REGISTRY.encode() in (p / "cmdline").read_bytes() and b"skopeo" in (p / "cmdline").read_bytes():
                             uids.add(p.stat().st_uid)
+                            (tmp_path / "seen").touch()
                     except OSError:
                         continue
-        t = threading.Thread(target=watch)
+        t = threading.Thread(target=watch, daemon=True)
         t.start()
-        r = server.request("POST", "/v1/sandboxes", {"image": {"uri": f"{REGISTRY}:8443/team/app:1"}, "entrypoint": harness.IDLE, "timeout": 600,
-                                                     "resourceLimits": {}})
-        stop.set()
-        t.join()
+        try:
+            r = server.request("POST", "/v1/sandboxes", {"image": {"uri": f"{REGISTRY}:8443/team/app:1"}, "entrypoint": harness.IDLE, "timeout": 600,
+                                                         "resourceLimits": {}})
+        finally:
+            stop.set()
+            t.join()
         assert r.status == 202, (r, server.log()[-2000:])
         assert uids and 0 not in uids, uids
         assert server.run(r.json()["id"], "id -u")[:2] == (0, "0\n")

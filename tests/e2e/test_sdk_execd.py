@@ -74,21 +74,25 @@ def test_argv(sandbox):
 
 def test_streaming(sandbox):
     seen = []
-    sandbox.commands.run("echo 1; sleep 0.2; echo 2 >&2; sleep 0.2; echo 3", handlers=ExecutionHandlersSync(
-        on_init=lambda e: seen.append(("init", 0)), on_stdout=lambda m: seen.append((m.text.strip(), time.monotonic())),
-        on_stderr=lambda m: seen.append((m.text.strip(), time.monotonic())),
-        on_execution_complete=lambda e: seen.append(("complete", time.monotonic()))))
-    assert [s[0] for s in seen] == ["init", "1", "2", "3", "complete"]
-    assert seen[3][1] - seen[1][1] > 0.3  # they came as they were written
+
+    def line(m):  # the command goes on when its line has come: they come as they are written
+        seen.append(m.text.strip())
+        sandbox.files.write_file(f"/tmp/seen-{seen[-1]}", "")
+    wait = "until [ -e /tmp/seen-%d ]; do sleep 0.02; done"
+    sandbox.commands.run(f"echo 1; {wait % 1}; echo 2 >&2; {wait % 2}; echo 3", opts=RunCommandOpts(timeout=timedelta(seconds=60)),
+                         handlers=ExecutionHandlersSync(on_init=lambda e: seen.append("init"), on_stdout=line, on_stderr=line,
+                                                        on_execution_complete=lambda e: seen.append("complete")))
+    assert seen == ["init", "1", "2", "3", "complete"]
     big = sandbox.commands.run("seq 1 50000")
     assert out(big) == "".join(f"{i}\n" for i in range(1, 50001))
 
 
 def test_background(sandbox):
-    done = sandbox.commands.run("echo one; sleep 0.3; echo two >&2; exit 4", opts=RunCommandOpts(background=True))
+    done = sandbox.commands.run("echo one; until [ -e /tmp/go ]; do sleep 0.02; done; echo two >&2; exit 4", opts=RunCommandOpts(background=True))
     assert done.id and done.exit_code is None
     status = sandbox.commands.get_command_status(done.id)
     assert status.running and status.exit_code is None and status.content.startswith("echo one")
+    sandbox.files.write_file("/tmp/go", "")
     text, cursor = "", None
     status = harness.wait_until(lambda: (lambda s: s if not s.running else None)(sandbox.commands.get_command_status(done.id)),
                                 "the end")

@@ -17,6 +17,7 @@ def own():
 def take(server, sandbox, name=None):
     r = server.request("POST", f"/v1/sandboxes/{sandbox}/snapshots", {"name": name} if name else None)
     assert r.status == 202 and r.headers["Location"] == f"/v1/snapshots/{r.json()['id']}", r
+    assert r.json()["status"]["state"] == "Creating", r
     return r.json()["id"]
 
 
@@ -137,7 +138,6 @@ def test_the_source_goes_meanwhile(server):
     sb = server.create()["id"]
     server.run(sb, "dd if=/dev/urandom of=/big bs=1M count=80 2>/dev/null")
     snap = take(server, sb)
-    assert state(server, snap) == "Creating"
     server.delete(sb)
     harness.wait_until(lambda: state(server, snap) != "Creating", "its end")
     if state(server, snap) == "Ready":
