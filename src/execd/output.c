@@ -40,12 +40,16 @@ static void release(struct output *o) {
     o->begin = o->total;
 }
 
-// Gives up the contents of the oldest ended output that nobody is reading; false when there is
-// none.
-static bool drop_oldest(struct output_space *s, bool with_file) {
+enum place { IN_MEMORY, IN_FILE };
+
+// Gives up the contents of the oldest ended output of that place which nobody is reading; false
+// when there is none that is older than `than`.
+static bool drop_oldest(struct output_space *s, enum place place, const struct output *than) {
     LIST_EACH(&s->ended, node) {
         struct output *o = LIST_ENTRY(node, struct output, node);
-        if (list_empty(&o->readers) && (!with_file || o->fd >= 0)) {
+        if (o == than)
+            return false;
+        if (list_empty(&o->readers) && (place == IN_FILE) == (o->fd >= 0)) {
             release(o);
             return true;
         }
@@ -99,7 +103,7 @@ static bool reserve(struct output *o, int fd, size_t size) {
     struct output_space *s = o->space;
     size_t more = size - (o->fd < 0 ? 0 : o->capacity);
     while (s->file_bytes + more > OUTPUT_SPACE_MAX)
-        if (!drop_oldest(s, true))
+        if (!drop_oldest(s, IN_FILE, o))
             return false;
     if (fallocate(fd, 0, 0, (off_t)size) < 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
         o->fixed = true;
@@ -109,27 +113,49 @@ static bool reserve(struct output *o, int fd, size_t size) {
     return true;
 }
 
-static void move_to_file(struct output *o) {
+// False: it stays in memory.
+static bool move_to_file(struct output *o) {
     struct output_space *s = o->space;
+    size_t kept = min_size((size_t)o->total, o->memory_size); // wrapped only at the whole capacity
+    size_t size = o->over ? kept : min_size(OUTPUT_STEP, o->max);
     while (s->files >= OUTPUT_FILES_MAX)
-        if (!drop_oldest(s, true))
-            return;
-    size_t size = min_size(OUTPUT_STEP, o->max);
+        if (!drop_oldest(s, IN_FILE, o))
+            return false;
     cleanup_close int fd = open_file(s->dir);
     if (fd < 0) {
         o->fixed = true;
-        return;
+        return false;
     }
     if (!reserve(o, fd, size))
-        return;
-    size_t kept = min_size((size_t)o->total, o->memory_size); // not wrapped yet
+        return false;
     o->fd = TAKE_FD(fd);
     o->capacity = size;
     s->files++;
     write_ring(o, 0, o->memory, kept);
+    if (o->over)
+        s->ended_memory -= o->memory_size;
     free(o->memory);
     o->memory = NULL;
     o->memory_size = 0;
+    return true;
+}
+
+static struct output *oldest_for_a_file(const struct output_space *s) {
+    LIST_EACH(&s->ended, node) {
+        struct output *o = LIST_ENTRY(node, struct output, node);
+        if (o->memory_size >= OUTPUT_FILE_MIN)
+            return o;
+    }
+    return NULL;
+}
+
+// A file frees memory and loses nothing; only where none can be had something has to go.
+static void bound_memory(struct output_space *s) {
+    struct output *o;
+    while (s->ended_memory > OUTPUT_ENDED_MEMORY && (o = oldest_for_a_file(s)) && move_to_file(o))
+        ;
+    while (s->ended_memory > OUTPUT_ENDED_MEMORY && drop_oldest(s, IN_MEMORY, NULL))
+        ;
 }
 
 // Memory for `len` more bytes of a ring that is not full yet.
@@ -155,7 +181,7 @@ static void grow(struct output *o, size_t len) {
         if (o->total > o->capacity || o->capacity >= o->max) {
             o->fixed = true;
         } else if (o->fd < 0) {
-            move_to_file(o);
+            (void)move_to_file(o);
         } else if (reserve(o, o->fd, min_size(o->capacity + OUTPUT_STEP, o->max))) {
             o->capacity = min_size(o->capacity + OUTPUT_STEP, o->max);
         }
@@ -292,8 +318,7 @@ void output_end(struct output *o) {
     if (o->total > o->begin) {
         list_push_back(&o->space->ended, &o->node);
         o->space->ended_memory += o->memory_size;
-        while (o->space->ended_memory > OUTPUT_ENDED_MEMORY && drop_oldest(o->space, false))
-            ;
+        bound_memory(o->space);
     }
     const struct list *head = &o->readers; // not read again: the last reader may free the output
     for (struct list *node = o->readers.next, *next; node != head; node = next) {

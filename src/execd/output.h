@@ -3,8 +3,10 @@
 // offset. Offsets count bytes since the beginning and never move back.
 //
 // Storage: memory up to OUTPUT_MEMORY bytes, beyond that an unnamed file used as a ring, grown in
-// steps up to `max`. All outputs of a sandbox share a struct output_space; when it is exhausted,
-// the contents of the oldest ended output go first. Where the file system has no room, the ring
+// steps up to `max`. All outputs of a sandbox share a struct output_space; when its files are
+// exhausted, the contents of the oldest ended output go first. What ended outputs hold in memory
+// beyond their share goes into files as well, the oldest first, and is lost only where none can be
+// had. Where the file system has no room, the ring
 // stays as big as it is: that is a limit like any other, never an error.
 //
 // When the ring is full: with a reader that holds (OUTPUT_HOLD) nothing is overwritten that it has
@@ -29,6 +31,7 @@ enum {
     OUTPUT_SPACE_MAX = 256 << 20,  // of the files of a sandbox
     OUTPUT_FILES_MAX = 256,        // open at once
     OUTPUT_ENDED_MEMORY = 4 << 20, // memory that ended outputs may hold together
+    OUTPUT_FILE_MIN = 4096,        // less is not worth a file of an ended one
     OUTPUT_PARTS_MAX = 4096        // switches between streams that a reader may be behind
 };
 

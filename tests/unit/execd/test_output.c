@@ -232,20 +232,90 @@ static void the_oldest_ended_output_goes_first(void **state) {
         output_clear(&many[i]);
 }
 
+static void end_one(struct bench *b, struct output *o, size_t len) {
+    output_init(o, &b->space, 0);
+    append(o, len);
+    output_end(o);
+    assert_true(b->space.ended_memory <= OUTPUT_ENDED_MEMORY);
+}
+
 static void memory_of_ended_outputs_is_bounded(void **state) {
     struct bench *b = *state;
-    enum { COUNT = 100 };
+    enum { COUNT = 100, LITTLE = 20 };
+    struct output many[COUNT], little[LITTLE], big;
+    end_one(b, &big, MIB);
+    for (int i = 0; i < LITTLE; i++)
+        end_one(b, &little[i], 100);
+    for (int i = 0; i < COUNT; i++)
+        end_one(b, &many[i], 60 * KIB + (size_t)i);
+    check(&big, 0, MIB); // to give it up would free no memory
+    for (int i = 0; i < COUNT; i++)
+        check(&many[i], 0, 60 * KIB + (size_t)i);
+    assert_int_equal(many[COUNT - 1].fd, -1);
+    assert_int_equal(b->space.files,
+                     1 + COUNT - (OUTPUT_ENDED_MEMORY - LITTLE * 100) / (60 * KIB + COUNT));
+    assert_true(b->space.file_bytes < (uint64_t)(MIB + COUNT * 61 * KIB));
+    for (int i = 0; i < COUNT; i++)
+        output_clear(&many[i]);
+    for (int i = 0; i < LITTLE; i++) {
+        check(&little[i], 0, 100);
+        assert_int_equal(little[i].fd, -1);
+        output_clear(&little[i]);
+    }
+    output_clear(&big);
+}
+
+// A wrapped ring keeps its bytes at their places.
+static void a_full_ring_in_memory_goes_into_a_file(void **state) {
+    struct bench *b = *state;
+    enum { COUNT = 70 };
     struct output many[COUNT];
     for (int i = 0; i < COUNT; i++) {
         output_init(&many[i], &b->space, 0);
+        many[i].fixed = true;
         append(&many[i], 60 * KIB);
+        append(&many[i], 60 * KIB + 7);
         output_end(&many[i]);
     }
-    assert_true(b->space.ended_memory <= OUTPUT_ENDED_MEMORY);
-    assert_int_equal(many[0].begin, many[0].total);
-    check(&many[COUNT - 1], 0, 60 * KIB);
+    assert_true(many[0].fd >= 0);
+    check(&many[0], 56 * KIB + 7, 64 * KIB);
     for (int i = 0; i < COUNT; i++)
         output_clear(&many[i]);
+}
+
+static void the_oldest_goes_where_there_are_no_more_files(void **state) {
+    struct bench *b = *state;
+    enum { COUNT = 400 };
+    struct output many[COUNT];
+    int dropped = 0;
+    for (int i = 0; i < COUNT; i++)
+        end_one(b, &many[i], 60 * KIB);
+    for (; many[dropped].begin; dropped++)
+        assert_int_equal(many[dropped].begin, many[dropped].total);
+    assert_int_equal(dropped, COUNT - OUTPUT_FILES_MAX - OUTPUT_ENDED_MEMORY / (60 * KIB));
+    for (int i = dropped; i < COUNT; i++)
+        check(&many[i], 0, 60 * KIB);
+    for (int i = 0; i < COUNT; i++)
+        output_clear(&many[i]);
+}
+
+static void no_file_for_an_older_one_than_all_in_files(void **state) {
+    struct bench *b = *state;
+    struct output in_memory[68], in_files[OUTPUT_FILES_MAX], last;
+    for (size_t i = 0; i < ARRAY_SIZE(in_memory); i++)
+        end_one(b, &in_memory[i], 60 * KIB);
+    for (size_t i = 0; i < ARRAY_SIZE(in_files); i++)
+        end_one(b, &in_files[i], 65 * KIB);
+    end_one(b, &last, 60 * KIB);
+    assert_int_equal(in_memory[0].begin, 60 * KIB);
+    check(&in_memory[1], 0, 60 * KIB);
+    check(&in_files[0], 0, 65 * KIB);
+    check(&last, 0, 60 * KIB);
+    for (size_t i = 0; i < ARRAY_SIZE(in_memory); i++)
+        output_clear(&in_memory[i]);
+    for (size_t i = 0; i < ARRAY_SIZE(in_files); i++)
+        output_clear(&in_files[i]);
+    output_clear(&last);
 }
 
 static void a_full_disk_is_a_smaller_ring(void **state) {
@@ -306,6 +376,9 @@ int main(void) {
         TEST(too_many_switches_stop_the_producer),
         TEST(the_oldest_ended_output_goes_first),
         TEST(memory_of_ended_outputs_is_bounded),
+        TEST(a_full_ring_in_memory_goes_into_a_file),
+        TEST(the_oldest_goes_where_there_are_no_more_files),
+        TEST(no_file_for_an_older_one_than_all_in_files),
         TEST(a_full_disk_is_a_smaller_ring),
         TEST(the_last_reader_may_free_an_ended_output),
         TEST(a_small_ring_for_replay),
