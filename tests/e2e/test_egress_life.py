@@ -5,6 +5,7 @@ import os
 import pathlib
 import secrets
 import signal
+import sqlite3
 import subprocess
 import time
 import uuid
@@ -219,6 +220,42 @@ def test_end_of_the_sandbox(server, make):
     wait_until(lambda: server.get(sandbox)["status"]["state"] == "Terminated", "it ends")
     wait_until(lambda: not groups(server, sandbox) and not any(alive(p) for p in pids), "its egress goes")
     assert policy_route(server, sandbox).json()["code"] == "SANDBOX::NOT_RUNNING"
+
+
+def traces(server, sandbox):
+    """What a sandbox that has ended must not have any more, seen from outside."""
+    oci = server.state / "oci/oci"
+    instance = groups(server)[0].parent.name.removesuffix(".egress")
+    links = subprocess.run(["ip", "link"], capture_output=True, text=True).stdout
+    paths = [oci / "sandboxes" / sandbox / name for name in ("upper", "work")] + [oci / "image-refs" / sandbox]
+    found = [str(p) for p in [*paths, *pathlib.Path("/run/opensandbox").glob(f"*/runtime/{sandbox}")] if p.exists()]
+    found += [str(p) for pattern in (f"{instance}*/{sandbox}", f"*/{instance}*/{sandbox}") for p in pathlib.Path("/sys/fs/cgroup").glob(pattern)]
+    return found + [line for line in links.splitlines() if sandbox in line]
+
+
+@pytest.mark.parametrize("recorded", ["Running", "Failed"])
+def test_killed_in_the_middle_of_its_end(server, make, recorded):
+    """The server wrote down how the sandbox ended, and was killed before it took the rest away."""
+    other, sandbox = make(), make(entrypoint=["sh", "-c", "echo last words; sleep 600"])
+    first, egress = server.first_process(sandbox), supervisor(server, sandbox)
+    assert len(traces(server, sandbox)) >= 7
+    server.kill()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: not alive(first), "it ends")
+    (directory(server, sandbox) / "end").write_text(json.dumps(
+        {"code": 137, "signal": 9, "oom": False, "record": False, "time_us": time.time_ns() // 1000}))
+    with sqlite3.connect(server.sections["store"]["path"]) as db:
+        db.execute("UPDATE sandboxes SET state = ? WHERE id = ?", (recorded, sandbox))
+    assert alive(egress)
+    server.start()
+    wait_until(lambda: not alive(egress) and not traces(server, sandbox), "nothing is left of it")
+    assert server.get(sandbox)["status"]["state"] == "Failed"
+    if recorded == "Running":
+        assert "signal 9" in server.get(sandbox)["status"]["message"]
+    assert b"last words" in server.request("GET", f"/v1/sandboxes/{sandbox}/diagnostics/logs").body
+    assert server.run(other, "echo well")[1] == "well\n" and len(traces(server, other)) >= 7
+    server.delete(sandbox)
+    assert not directory(server, sandbox).exists()
 
 
 @pytest.mark.parametrize("members, code", [

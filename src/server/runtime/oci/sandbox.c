@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/parse.h"
 #include "base/path.h"
 #include "fmt/json.h"
@@ -204,23 +205,40 @@ failed : {
 }
 }
 
-int sandbox_retire(struct oci *o, const char *id, struct error *err) {
-    struct box *b = box_find(o, id);
-    if (!b)
-        return tear_down(o, id, NULL, err); // ruins: nothing is known of its end
-    if (b->retired)
-        return 0;
+// How it ended, kept before the counters go with the control group. What was kept already stands: a
+// server was killed in the middle of this.
+static int judge(struct oci *o, struct box *b, struct inspection *ret, struct error *err) {
     if (kill_box(o, b, err))
         return -1;
-    struct inspection end;
-    exit_judge(b->dir, take_status(o, b), oom_rose(o, id), &end);
-    if (exit_save(b->dir, &end, err) || tear_down(o, id, b, err))
-        return -1;
-    // what is left to be read is small; the writable layer and the image go
-    if (chores_discard(o->chores, b->dir, "upper", err) ||
-        chores_discard(o->chores, b->dir, "work", err))
-        return -1;
+    int status = take_status(o, b);
+    if (exit_load(b->dir, ret))
+        return 0;
+    exit_judge(b->dir, status, oom_rose(o, b->id), ret);
+    return exit_save(b->dir, ret, err);
+}
+
+// What is left to be read is small; the writable layer and the image go.
+static int discard_layer(struct oci *o, const char *id, struct error *err) {
+    static const char *const names[] = {"upper", "work"};
+    char path[SANDBOX_ID_SIZE + 8];
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", id, names[i]);
+        if (chores_discard(o->chores, o->sandboxes, path, err))
+            return -1;
+    }
     base_release(o, id);
+    return 0;
+}
+
+int sandbox_retire(struct oci *o, const char *id, struct error *err) {
+    struct box *b = box_find(o, id); // NULL: ruins, and nothing is known of its end
+    struct inspection end = {.exit_code = -1};
+    if (b && b->retired)
+        return 0;
+    if ((b && judge(o, b, &end, err)) || tear_down(o, id, b, err) || discard_layer(o, id, err))
+        return -1;
+    if (!b)
+        return 0;
     (void)pthread_mutex_lock(&o->lock);
     if (b->pidfd >= 0)
         (void)close(b->pidfd);
@@ -260,7 +278,7 @@ int sandbox_inspect(struct oci *o, const char *id, struct inspection *ret, struc
     } else if (b->pidfd >= 0 && !has_ended(b->pidfd)) {
         *ret = (struct inspection){
             .alive = true, .exit_code = -1, .paused = cgroup_frozen(&o->cgroups, id)};
-    } else {
+    } else if (!exit_load(b->dir, ret)) {
         int status = watch_status(o->watch, id);
         exit_judge(b->dir, status == WATCH_STATUS_ALIVE ? EXIT_STATUS_UNKNOWN : status,
                    oom_rose(o, id), ret);
@@ -321,10 +339,12 @@ static int adopt_living(struct oci *o, struct box *b, const struct saved *s, str
     if (network_adopt(o->network, b->id, s->address, &b->net, err))
         return -1;
     // one that ended with the server that kept it is started again; until then the rules are there
-    if (b->net.net_fd >= 0 && egress_is_prepared(b->dir) &&
-        keeper_add(o->keeper, b->id, b->dir, b->net.net_fd, egress_find(&o->egress, b->id, b->dir),
-                   err))
-        return -1;
+    if (b->net.net_fd >= 0 && egress_is_prepared(b->dir)) {
+        b->egress = egress_find(&o->egress, b->id, b->dir);
+        if (keeper_add(o->keeper, b->id, b->dir, b->net.net_fd, b->egress, err))
+            return -1;
+        b->egress = -1;
+    }
     return watch_add(o->watch, b->id, b->pidfd, err);
 }
 
@@ -347,16 +367,19 @@ int sandbox_adopt(struct oci *o, const char *id, const char *state, struct inspe
     }
     b->named = !json_is_false(json_object_get(j, "named"));
     b->base = json_dumps(saved.base, JSON_COMPACT); // NULL: it cannot be kept as a snapshot
-    b->retired = exit_load(b->dir, &b->end);
     if (box_put(o, b, err)) {
         box_free(b);
         return -1;
     }
-    if (!b->retired && open_process(o, b, &saved)) {
+    // It stays in the map when what follows fails: a retire or destroy finds all of it.
+    if (exit_load(b->dir, ret)) {
+        if (sandbox_retire(o, id, &damage)) // again: a server may have been killed in the middle
+            log_warning("sandbox %s has ended, and not all of it goes: %s", id, damage.message);
+    } else if (open_process(o, b, &saved)) {
         if (!unlinkat(b->dir, SNAPSHOT_FROZEN_FILE, 0) && cgroup_thaw(&o->cgroups, id, err))
-            return -1; // as below
+            return -1;
         if (adopt_living(o, b, &saved, err))
-            return -1; // the caller destroys it
+            return -1;
     }
     return sandbox_inspect(o, id, ret, err);
 }

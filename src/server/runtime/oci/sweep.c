@@ -137,6 +137,12 @@ static bool is_live(const char *id, void *arg) {
     return box_find(arg, id) != NULL;
 }
 
+// One that has ended has none; its address goes back to the pool.
+static bool has_link(const char *id, void *arg) {
+    const struct box *b = box_find(arg, id);
+    return b && b->has_net;
+}
+
 int sweep_all(struct oci *o, struct error *err) {
     struct runtime_found *found = NULL;
     size_t count = 0, swept = 0;
@@ -151,5 +157,5 @@ int sweep_all(struct oci *o, struct error *err) {
     free(found);
     if (swept)
         log_info("swept %zu sandboxes that nobody owns", swept);
-    return r ? -1 : network_sweep(o->network, is_live, o, err);
+    return r ? -1 : network_sweep(o->network, has_link, o, err);
 }
