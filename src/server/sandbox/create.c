@@ -87,7 +87,8 @@ static int commit_pending(struct operation *op, struct error *err) {
 
 static void promise(struct create_ticket *k) {
     struct create *t = k->create;
-    if (!k->early || !t->in_store || t->taking) // what is taken is there in a moment
+    // what is taken is there in a moment; what is being removed has failed
+    if (!k->early || !t->in_store || t->taking || t->op.sandbox->deleting)
         return;
     t->promised = true;
     tell(k, t->op.sandbox, NULL);
@@ -425,23 +426,27 @@ static bool answered_before(struct domain *d, const struct create_request *q, cr
     return true;
 }
 
-// The sandbox that t is about: one of the pool's stock, or a new one. NULL with err.
+// The sandbox that t is about from now on: one of the pool's stock, or a new one. NULL with err: t
+// is as it was.
 static struct sandbox *aim(struct create *t, struct pool *p, const char *stock_of,
                            struct error *err) {
     struct domain *d = t->domain;
     bool tried = p && t->takes >= p->capacity.buffer_max;
     struct sandbox *sb = p && !tried ? stock_take(p, t->spec) : NULL;
-    t->taking = t->in_store = sb != NULL;
-    t->takes += t->taking;
+    bool taking = sb != NULL;
     if (!sb && p && (int64_t)p->allocated >= p->capacity.pool_max)
         (void)error_server(err, ERR_POOL_EMPTY,
                            "poolMax sandboxes of pool %.80s are in use; try again", p->name);
     else if (!sb && admit(d, t->spec, err) == 0 &&
              !(sb = sandbox_new(d, t, p ? p->name : stock_of)))
         (void)error_server(err, ERR_INTERNAL_ERROR, "out of memory");
-    if (sb && p)
+    if (!sb)
+        return NULL;
+    t->taking = t->in_store = taking;
+    t->takes += taking;
+    if (p)
         pool_join(d, sb);
-    else if (sb)
+    else
         sb->stock = stock_of != NULL;
     t->op = (struct operation){.sandbox = sb};
     return sb;
@@ -476,7 +481,6 @@ static bool try_again(struct create *t, struct sandbox *sb, const struct error *
     struct sandbox *next = aim(t, p, NULL, &err);
     if (!next) {
         sb->key = key;
-        t->op.sandbox = sb;
         return false;
     }
     if (key)

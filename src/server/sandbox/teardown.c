@@ -67,17 +67,14 @@ static void end(struct operation *op, const struct error *err) {
     struct teardown *t = teardown_of(op);
     struct sandbox *sb = op->sandbox;
     struct domain *d = op->domain;
-    sb->teardown = NULL;
     if (err) { // only when the server stops: the next one goes on with it
         struct error failed = {0};
+        sb->teardown = NULL;
         (void)error_server(&failed, ERR_R_SANDBOX_DELETE_FAILED, "%s", err->message);
         answer_all(t, t->durable ? NULL : &failed);
         free(t);
         return;
     }
-    struct error gone = {0};
-    (void)error_server(&gone, ERR_R_SANDBOX_NOT_FOUND, "sandbox %s was deleted", sb->id);
-    operation_flush(sb, &gone);
     d->metrics.removed++;
     registry_remove(d->registry, sb);
     op->sandbox = NULL;
@@ -112,6 +109,14 @@ void domain_tried(struct operation *op) {
         op->domain->metrics.teardown_retries++;
 }
 
+// What waited for its turn has none any more, and says so at once: the removal may take long. Who
+// is told may come back to teardown_begin().
+static void dismiss_queued(struct sandbox *sb) {
+    struct error gone = {0};
+    (void)error_server(&gone, ERR_R_SANDBOX_NOT_FOUND, "sandbox %s was deleted", sb->id);
+    operation_flush(sb, &gone);
+}
+
 void teardown_begin(struct domain *d, struct sandbox *sb, struct teardown_wait *w) {
     struct teardown *t = sb->teardown;
     bool fresh = !t;
@@ -135,6 +140,7 @@ void teardown_begin(struct domain *d, struct sandbox *sb, struct teardown_wait *
     }
     if (!fresh)
         return;
+    dismiss_queued(sb);
     // steps that are not done at once: sb is still there when this returns
     operation_start(d, sb, &t->op, &teardown_kind, true);
     if (sb->parked)
