@@ -110,9 +110,12 @@ int domain_commit_running(struct operation *op, struct error *err) {
 }
 
 int domain_running(struct operation *op, struct error *err) {
-    return state_apply(op->domain->registry, op->sandbox, EVENT_PROVISIONED) < 0
-               ? error_server(err, ERR_INTERNAL_ERROR, "sandbox %s is not Pending", op->id)
-               : STEP_DONE;
+    struct sandbox *sb = op->sandbox;
+    if (state_apply(op->domain->registry, sb, EVENT_PROVISIONED) < 0)
+        return error_server(err, ERR_INTERNAL_ERROR, "sandbox %s is not Pending", op->id);
+    if (sb->end_told)
+        ended_check(op->domain, sb, false);
+    return STEP_DONE;
 }
 
 // ---- the end ----

@@ -85,7 +85,10 @@ void release_key(struct domain *d, struct sandbox *sb);
 
 // ---- ended.c: sandboxes that stay visible after their end ----
 void ended_check(struct domain *d, struct sandbox *sb, bool starting); // it may have ended
-// A create has failed after a Pending reply: Failed, until its record is forgotten.
+// A start finds that it is gone, or cannot be taken over and is ended (`remains`): Failed.
+void ended_lost(struct domain *d, struct sandbox *sb, const struct error *why, bool remains);
+// A create has failed after a Pending reply: Failed once that is durable, until its record is
+// forgotten.
 void ended_bury(struct domain *d, struct sandbox *sb, const struct error *why);
 void record_now(struct domain *d, struct sandbox *sb, bool starting); // commits what is
 

@@ -1,5 +1,6 @@
 // Sandboxes that stay visible after their end, and the commits that only write down what is.
 #include <errno.h>
+#include <string.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -11,6 +12,11 @@ struct ended {
     struct operation op;
     struct inspection found;
     struct error unknown; // set: nobody can tell how it ended
+    bool lost;            // ... and why is all that there is to say
+    // of a burial
+    struct error why;
+    int64_t failed_us;
+    bool durable;
 };
 
 static struct ended *ended_of(struct operation *op) {
@@ -47,7 +53,9 @@ static int retire(struct operation *op, struct error *err) {
     return r->ops->retire(r, op->id, err);
 }
 
-static void describe(struct sandbox *sb, const struct inspection *i, const struct error *unknown) {
+static void describe(struct sandbox *sb, const struct ended *e) {
+    const struct inspection *i = &e->found;
+    const struct error *unknown = &e->unknown;
     int n;
     if (i->oom) {
         (void)snprintf(sb->reason, sizeof sb->reason, "OOM_KILLED");
@@ -56,6 +64,8 @@ static void describe(struct sandbox *sb, const struct inspection *i, const struc
     } else if (i->signal) {
         n = snprintf(sb->message, sizeof sb->message, "The entrypoint was killed by signal %d.",
                      i->signal);
+    } else if (e->lost) {
+        n = snprintf(sb->message, sizeof sb->message, "%s", unknown->message);
     } else if (i->exit_code >= 0) {
         n = snprintf(sb->message, sizeof sb->message, "The entrypoint exited with code %d.",
                      i->exit_code);
@@ -73,13 +83,16 @@ static int apply(struct operation *op, struct error *err) {
     bool well = e->found.exit_code == 0 && !e->found.signal && !e->found.oom;
     if (state_apply(d->registry, sb, well ? EVENT_EXITED_OK : EVENT_EXITED_BADLY) < 0)
         return error_set(err, EALREADY, "sandbox %s has ended already", op->id);
-    describe(sb, &e->found, &e->unknown);
+    describe(sb, e);
     if (e->found.ended_us)
         sb->changed_us = e->found.ended_us;
     d->metrics.exited++;
     pool_leave(d, sb);
     registry_release(d->registry, sb);
-    log_info("sandbox %s: %s: %s", sb->id, sandbox_state_name(sb->state), sb->message);
+    if (e->lost)
+        log_warning("sandbox %s: %s", sb->id, sb->message);
+    else
+        log_info("sandbox %s: %s: %s", sb->id, sandbox_state_name(sb->state), sb->message);
     return STEP_DONE;
 }
 
@@ -96,29 +109,47 @@ static void end(struct operation *op, const struct error *err) {
     free(ended_of(op));
 }
 
+// One like `like`.
 static void start(struct domain *d, struct sandbox *sb, const struct operation_kind *kind,
-                  bool starting) {
+                  const struct ended *like) {
     struct ended *e = calloc(1, sizeof *e);
     if (!e) {
         log_error("sandbox %s: %s: out of memory", sb->id, kind->name);
         return;
     }
-    e->op.starting = starting;
+    *e = *like;
     operation_start(d, sb, &e->op, kind, false);
 }
 
+// Those who know that it has ended leave out the first ones.
+static const struct step end_steps[] = {
+    {"live", STEP_LOOP, 0, is_live, NULL},
+    {"inspect", STEP_WORKER, 0, inspect, NULL},
+    {"dead", STEP_LOOP, 0, is_dead, NULL},
+    {"retire", STEP_WORKER, STEP_OPTIONAL, retire, NULL}, // the teardown removes what stays
+    {"ended", STEP_LOOP, 0, apply, NULL},
+    {"commit the end", STEP_STORE, STEP_RETRY, commit, NULL},
+};
+enum { STEP_OF_RETIRE = 3, STEP_OF_APPLY = 4 };
+
 void ended_check(struct domain *d, struct sandbox *sb, bool starting) {
-    static const struct step steps[] = {
-        {"live", STEP_LOOP, 0, is_live, NULL},
-        {"inspect", STEP_WORKER, 0, inspect, NULL},
-        {"dead", STEP_LOOP, 0, is_dead, NULL},
-        {"retire", STEP_WORKER, STEP_OPTIONAL, retire, NULL}, // the teardown removes what stays
-        {"ended", STEP_LOOP, 0, apply, NULL},
-        {"commit the end", STEP_STORE, STEP_RETRY, commit, NULL},
-    };
     static const struct operation_kind kind = {
-        .name = "exit", .steps = steps, .count = ARRAY_SIZE(steps), .end = end};
-    start(d, sb, &kind, starting);
+        .name = "exit", .steps = end_steps, .count = ARRAY_SIZE(end_steps), .end = end};
+    start(d, sb, &kind, &(struct ended){.op.starting = starting});
+}
+
+void ended_lost(struct domain *d, struct sandbox *sb, const struct error *why, bool remains) {
+    static const struct operation_kind whole = {.name = "loss",
+                                                .steps = end_steps + STEP_OF_RETIRE,
+                                                .count = ARRAY_SIZE(end_steps) - STEP_OF_RETIRE,
+                                                .end = end},
+                                       gone = {.name = "loss",
+                                               .steps = end_steps + STEP_OF_APPLY,
+                                               .count = ARRAY_SIZE(end_steps) - STEP_OF_APPLY,
+                                               .end = end};
+    start(
+        d, sb, remains ? &whole : &gone,
+        &(struct ended){.op.starting = true, .found.exit_code = -1, .unknown = *why, .lost = true});
 }
 
 void record_now(struct domain *d, struct sandbox *sb, bool starting) {
@@ -127,20 +158,55 @@ void record_now(struct domain *d, struct sandbox *sb, bool starting) {
     };
     static const struct operation_kind kind = {
         .name = "record", .steps = steps, .count = ARRAY_SIZE(steps), .end = end};
-    start(d, sb, &kind, starting);
+    start(d, sb, &kind, &(struct ended){.op.starting = starting});
+}
+
+// ---- a create that failed after a Pending reply ----
+
+static int replace(char **at, const char *text) {
+    free(*at);
+    *at = strdup(text);
+    return *at ? 0 : -1;
+}
+
+static int commit_failed(struct operation *op, struct error *err) {
+    struct ended *e = ended_of(op);
+    if (e->durable)
+        return STEP_SKIP;
+    if (record_fill(op, SANDBOX_FAILED, err) < 0)
+        return -1;
+    struct sandbox_record *r = &op->change.rows[0].record.sandbox;
+    r->changed_us = e->failed_us;
+    r->forget_us = e->failed_us + op->domain->settings.failed_retention_s * 1000000;
+    if (replace(&r->reason, e->why.code) < 0 || replace(&r->message, e->why.message) < 0)
+        return error_server(err, ERR_INTERNAL_ERROR, "out of memory");
+    if (op->sandbox->key)
+        key_remove(op->sandbox->key, &op->change);
+    return STEP_DONE;
+}
+
+static int become_failed(struct operation *op, struct error *err) {
+    struct ended *e = ended_of(op);
+    struct sandbox *sb = op->sandbox;
+    (void)err;
+    e->durable = !op->step_failed;
+    (void)state_apply(op->domain->registry, sb, EVENT_PROVISION_FAILED); // it is Pending
+    sb->failure = e->why;
+    (void)snprintf(sb->reason, sizeof sb->reason, "%s", e->why.code);
+    (void)snprintf(sb->message, sizeof sb->message, "%s", e->why.message);
+    sb->changed_us = e->failed_us;
+    sb->forget_us = e->failed_us + op->domain->settings.failed_retention_s * 1000000;
+    if (e->durable)
+        release_key(op->domain, sb);
+    pool_leave(op->domain, sb);
+    expiry_set(op->domain, sb);
+    holds_release(sb);
+    return STEP_DONE;
 }
 
 static int destroy(struct operation *op, struct error *err) {
     struct runtime *r = op->domain->settings.runtime;
     return r->ops->destroy(r, op->id, err);
-}
-
-static int commit_failed(struct operation *op, struct error *err) {
-    if (commit(op, err) < 0)
-        return -1;
-    if (op->sandbox->key)
-        key_remove(op->sandbox->key, &op->change);
-    return STEP_DONE;
 }
 
 static int buried(struct operation *op, struct error *err) {
@@ -149,21 +215,17 @@ static int buried(struct operation *op, struct error *err) {
     return STEP_DONE;
 }
 
+// Failed is told as soon as it is durable, whatever its remains take; only a full disk must not
+// keep them from going, as they may be what fills it.
 void ended_bury(struct domain *d, struct sandbox *sb, const struct error *why) {
     static const struct step steps[] = {
+        {"commit Failed", STEP_STORE, STEP_OPTIONAL, commit_failed, NULL},
+        {"failed", STEP_LOOP, 0, become_failed, NULL},
         {"destroy", STEP_WORKER, STEP_RETRY, destroy, NULL},
-        {"commit Failed", STEP_STORE, STEP_RETRY, commit_failed, NULL},
+        {"commit Failed at last", STEP_STORE, STEP_RETRY, commit_failed, NULL},
         {"buried", STEP_LOOP, 0, buried, NULL},
     };
     static const struct operation_kind kind = {
         .name = "bury", .steps = steps, .count = ARRAY_SIZE(steps), .end = end};
-    (void)state_apply(d->registry, sb, EVENT_PROVISION_FAILED); // it is Pending
-    sb->failure = *why;
-    pool_leave(d, sb);
-    (void)snprintf(sb->reason, sizeof sb->reason, "%s", why->code);
-    (void)snprintf(sb->message, sizeof sb->message, "%s", why->message);
-    sb->forget_us = sb->changed_us + d->settings.failed_retention_s * 1000000;
-    expiry_set(d, sb);
-    holds_release(sb);
-    start(d, sb, &kind, false);
+    start(d, sb, &kind, &(struct ended){.why = *why, .failed_us = clock_wall_us()});
 }

@@ -56,6 +56,7 @@ struct sandbox {
     struct operation *parked;  // one that waits in a STEP_LASTING
     struct list queued;        // operations that wait for it
     struct list holds;         // endpoint.c: proxy requests held while Pending
+    bool end_told;             // while it was Pending: domain_running() looks what is true
     struct teardown *teardown; // teardown.c: the one that runs or has failed
     unsigned renewing;         // renewals on their way: the old deadline does not count
     bool access_renewing;      // renew.c: one of them is of an access

@@ -69,7 +69,11 @@ static void sweep_done(struct job *job) {
 void domain_started_one(struct domain *d) {
     if (--d->starting || d->freeing || !d->start)
         return;
-    struct error err = {0};
+    struct error err = d->start->error;
+    if (err.kind) {
+        over(d, &err);
+        return;
+    }
     d->start->job = (struct job){.run = sweep_run, .done = sweep_done};
     if (domain_submit(d, &d->start->job) < 0) {
         (void)error_set(&err, EAGAIN, "the workers' queue is full");
@@ -97,12 +101,14 @@ static int adopt_run(struct operation *op, struct error *err) {
     return r->ops->resume(r, op->id, err);
 }
 
-static void lost(struct domain *d, struct sandbox *sb, const char *why) {
-    if (state_apply(d->registry, sb, EVENT_EXITED_BADLY) < 0)
-        return;
-    (void)snprintf(sb->message, sizeof sb->message, "%s", why);
-    log_warning("sandbox %s: %s", sb->id, why);
-    record_now(d, sb, true);
+// The runtime itself is away: nothing is known of any sandbox, and no record changes. The next
+// start asks again.
+static bool is_away(const struct error *err) {
+    return err && strcmp(err->code, error_code(ERR_R_UNAVAILABLE)) == 0;
+}
+
+static bool ended_well(const struct inspection *i) {
+    return !i->alive && i->has_record && !i->exit_code && !i->signal && !i->oom;
 }
 
 static void adopt_end(struct operation *op, const struct error *err) {
@@ -110,8 +116,11 @@ static void adopt_end(struct operation *op, const struct error *err) {
     struct domain *d = op->domain;
     struct sandbox *sb = op->sandbox;
     bool lived = sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
-    if (sb->state == SANDBOX_PENDING && !sb->deleting && !d->freeing) {
-        prestart_resume(d, sb); // also when it has ended: its last words tell why
+    if (is_away(err) && d->start) {
+        d->start->error = *err;
+    } else if (sb->state == SANDBOX_PENDING && !sb->deleting && !d->freeing) {
+        // also when it has ended: its last words tell why; a hook that fails is no good end
+        prestart_resume(d, sb, !err && ended_well(&a->found));
     } else if (sb->deleting || d->freeing || !lived) {
         ; // nothing to find out
     } else if (sb->stock) {
@@ -120,10 +129,10 @@ static void adopt_end(struct operation *op, const struct error *err) {
         else
             teardown_begin(d, sb, NULL);
     } else if (err) {
-        char why[ERROR_MESSAGE_MAX];
-        (void)snprintf(why, sizeof why, "The sandbox could not be taken over: %.900s",
-                       err->message);
-        lost(d, sb, why);
+        struct error why = {0};
+        (void)error_set(&why, err->kind, "The sandbox could not be taken over: %.900s",
+                        err->message);
+        ended_lost(d, sb, &why, true);
     } else if (!a->found.alive) {
         ended_check(d, sb, true);
     } else if (state_apply(d->registry, sb,
@@ -188,7 +197,7 @@ static void destroy_done(struct job *job) {
     struct domain *d = x->domain;
     d->inflight--;
     if (x->error.kind) // the sweep tries again
-        log_warning("sandbox %s, which no record knows: %s", x->id, x->error.message);
+        log_warning("what is left of sandbox %s: %s", x->id, x->error.message);
     free(x);
     domain_started_one(d);
 }
@@ -210,6 +219,12 @@ static int destroy_start(struct domain *d, const char *id, struct error *err) {
     return 0;
 }
 
+static void lost(struct domain *d, struct sandbox *sb) {
+    struct error why = {0};
+    (void)error_set(&why, ESRCH, "The sandbox was gone when the server came back.");
+    ended_lost(d, sb, &why, false);
+}
+
 static int act(struct domain *d, const struct reconcile_result *x, struct error *err) {
     struct sandbox *sb = registry_get(d->registry, x->id);
     if (!sb) // known to the runtime alone
@@ -219,8 +234,9 @@ static int act(struct domain *d, const struct reconcile_result *x, struct error 
         return remove_start(d, sb, err);
     switch (x->action) {
     case RECONCILE_KEEP: return 0;
-    case RECONCILE_ADOPT: return adopt_start(d, sb, err);
-    case RECONCILE_LOST: lost(d, sb, "The sandbox was gone when the server came back."); return 0;
+    case RECONCILE_ADOPT: // of a create that failed nothing is kept
+        return sb->failure.kind ? destroy_start(d, x->id, err) : adopt_start(d, sb, err);
+    case RECONCILE_LOST: lost(d, sb); return 0;
     case RECONCILE_TEARDOWN: return remove_start(d, sb, err);
     case RECONCILE_DESTROY: break; // never of what is in the registry
     }
@@ -327,7 +343,11 @@ static int compare_and_act(struct domain *d, struct error *err) {
 static void on_event(const struct runtime_event *e, void *arg) {
     struct domain *d = arg;
     struct sandbox *sb = registry_get(d->registry, e->id);
-    if (sb && !sb->deleting && !d->stopping)
+    if (!sb || sb->deleting || d->stopping)
+        return;
+    if (sb->state == SANDBOX_PENDING)
+        sb->end_told = true;
+    else
         ended_check(d, sb, false);
 }
 

@@ -27,7 +27,7 @@ struct fake {
     void (*hook[FAKE_CALLS])(void);
     struct map existing, busy, snapshots; // ids
     bool snapshots_busy;
-    bool images_ready, relay;
+    bool images_ready, relay, away;
     const char *notice;
     int (*dial)(unsigned port);
     struct inspection inspection;
@@ -92,6 +92,8 @@ static int f_adopt(struct runtime *r, const char *id, const struct sandbox_spec 
     (void)spec, (void)state;
     if (enter(f, FAKE_ADOPT, id, err) < 0)
         return -1;
+    if (f->away)
+        return error_server(err, ERR_R_UNAVAILABLE, "scripted absence");
     *ret = f->inspection;
     return 0;
 }
@@ -314,6 +316,9 @@ void fake_busy_snapshots(struct runtime *r, bool busy) {
 }
 void fake_put(struct runtime *r, const char *id) {
     LOCKED(fake_of(r), assert_int_equal(map_put(&fake_of(r)->existing, id, r), 0));
+}
+void fake_away(struct runtime *r, bool away) {
+    fake_of(r)->away = away; // before a start only
 }
 void fake_dial(struct runtime *r, int (*dial)(unsigned port)) {
     fake_of(r)->dial = dial;

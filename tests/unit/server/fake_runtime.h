@@ -39,6 +39,7 @@ bool fake_exists(struct runtime *r, const char *id);
 bool fake_kept(struct runtime *r, const char *snapshot_id);
 void fake_busy_snapshots(struct runtime *r, bool busy); // removals answer EBUSY
 void fake_put(struct runtime *r, const char *id);       // as if it had been provisioned
+void fake_away(struct runtime *r, bool away);           // adopt() answers UNAVAILABLE
 // dial() answers with the descriptor that this gives, on a worker; default: a copy of descriptor 0.
 void fake_dial(struct runtime *r, int (*dial)(unsigned port));
 void fake_relay(struct runtime *r, bool relay);        // relays() answers that; default false

@@ -169,9 +169,14 @@ static void test_old_ones_stay_until_the_burial(void **state) {
     struct answer a, b;
     world_open(&w);
     fake_fail(w.runtime, FAKE_PROVISION, 1);
+    fake_hold(w.runtime, FAKE_PROVISION, true);
     fake_hold(w.runtime, FAKE_DESTROY, true);
     (void)create(&w, &a, "k", "b", 0);
+    UNTIL(&w, a.times && fake_count(w.runtime, FAKE_PROVISION) == 1);
+    disk_full(true); // Failed, and the end of its key, cannot be written down yet
+    fake_hold(w.runtime, FAKE_PROVISION, false);
     UNTIL(&w, fake_count(w.runtime, FAKE_DESTROY) == 1);
+    disk_full(false);
     struct key *k = age(&w, "k");
     (void)create(&w, &b, "other", "b", -1);
     assert_ptr_equal(map_get(&w.domain->keys, "k"), k);

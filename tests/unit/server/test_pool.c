@@ -374,6 +374,74 @@ static void test_stock_that_ends(void **state) {
     world_close(&w);
 }
 
+static const struct sandbox *oldest(struct world *w) {
+    return LIST_ENTRY(pool(w, "p")->ready.next, struct sandbox, stocked);
+}
+
+// A create gets one of which the end is just being looked at.
+static void test_take_of_a_dying_one(void **state) {
+    (void)state;
+    struct world w;
+    struct answer a, again;
+    char id[SANDBOX_ID_SIZE];
+    world_open(&w);
+    make_pool(&w, "p", &three);
+    UNTIL(&w, pool(&w, "p")->ready_count == 3);
+    memcpy(id, oldest(&w)->id, sizeof id);
+    fake_hold(w.runtime, FAKE_INSPECT, true);
+    fake_exit(w.runtime, id, 1, 0, false);
+    UNTIL(&w, fake_count(w.runtime, FAKE_INSPECT) == 1);
+    (void)take(&w, &a, "p", NULL, "key");
+    fake_hold(w.runtime, FAKE_INSPECT, false);
+    assert_string_not_equal(taken(&w, &a)->id, id);
+    UNTIL(&w, !fake_exists(w.runtime, id) && !*stored_state(&w, id));
+    assert_null(take(&w, &again, "p", NULL, "key"));
+    assert_string_equal(again.id, a.id);
+    assert_int_equal(fake_overlaps(w.runtime), 0);
+    world_close(&w);
+}
+
+// The hand-over fails, and nothing may take its place: it goes all the same.
+static void test_failing_stock_without_another(void **state) {
+    (void)state;
+    const struct pool_capacity one = {.buffer_min = 1, .buffer_max = 1, .pool_max = 10};
+    struct world w;
+    struct answer a;
+    char id[SANDBOX_ID_SIZE];
+    world_begin(&w);
+    w.settings.sandboxes_max = 1;
+    world_start(&w);
+    make_pool(&w, "p", &one);
+    UNTIL(&w, pool(&w, "p")->ready_count == 1);
+    memcpy(id, oldest(&w)->id, sizeof id);
+    fake_fail(w.runtime, FAKE_DIAL, 1);
+    (void)take(&w, &a, "p", "OWN", NULL);
+    UNTIL(&w, a.times);
+    assert_int_equal(a.error.status, 500);
+    UNTIL(&w, !registry_get(domain_registry(w.domain), id));
+    assert_false(fake_exists(w.runtime, id));
+    world_close(&w);
+}
+
+// What was lost with the host is in nobody's use.
+static void test_lost_ones_do_not_count(void **state) {
+    (void)state;
+    const struct pool_capacity one = {.buffer_max = 1, .pool_max = 1};
+    struct world w;
+    struct answer a, next;
+    struct error err = {0};
+    world_open(&w);
+    make_pool(&w, "p", &one);
+    (void)take(&w, &a, "p", NULL, NULL);
+    (void)taken(&w, &a);
+    assert_int_equal(w.runtime->ops->destroy(w.runtime, a.id, &err), 0);
+    restart(&w);
+    assert_int_equal(pool(&w, "p")->allocated, 0);
+    (void)take(&w, &next, "p", NULL, NULL);
+    (void)taken(&w, &next);
+    world_close(&w);
+}
+
 static void test_burst(void **state) {
     (void)state;
     static struct answer a[100];
@@ -408,6 +476,9 @@ int main(void) {
         cmocka_unit_test(test_delete_while_making),
         cmocka_unit_test(test_stop_while_making_and_failures),
         cmocka_unit_test(test_stock_that_ends),
+        cmocka_unit_test(test_take_of_a_dying_one),
+        cmocka_unit_test(test_failing_stock_without_another),
+        cmocka_unit_test(test_lost_ones_do_not_count),
         cmocka_unit_test(test_burst),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "fake_runtime.h"
+#include "server/sandbox/measure/measure.h"
 
 #define STARTED "{\"state\":\"started\"}"
 
@@ -266,6 +267,45 @@ static void test_restart_to_a_failure(void **state) {
     world_close(&w);
 }
 
+// Its entrypoint had run and ended before the answer came: the end was told while it was Pending.
+static void test_an_end_that_comes_first(void **state) {
+    struct world w;
+    struct answer a;
+    (void)state;
+    open_world(&w);
+    int fd = begin(&w, &a, 0);
+    fake_exit(w.runtime, a.id, 0, 0, false);
+    UNTIL(&w, domain_load(w.domain).operations == 1); // the create, and nothing that looks
+    say(fd, STARTED);
+    UNTIL(&w, visible(&w, a.id)->state == SANDBOX_TERMINATED);
+    UNTIL(&w, strcmp(stored_state(&w, a.id), "Terminated") == 0);
+    world_close(&w);
+}
+
+// The same while no server was there.
+static void test_restart_behind_the_end(void **state) {
+    static const struct {
+        int exit_code;
+        enum sandbox_state state;
+    } rows[] = {{0, SANDBOX_TERMINATED}, {1, SANDBOX_FAILED}}; // a hook that fails ends with 1
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        const struct inspection ended = {.has_record = true, .exit_code = rows[i].exit_code};
+        struct world w;
+        struct answer a;
+        open_world(&w);
+        int fd = begin(&w, &a, 0);
+        world_stop(&w);
+        (void)close(fd);
+        fake_inspection(w.runtime, &ended);
+        silent = true;
+        world_reopen(&w);
+        world_start(&w);
+        UNTIL(&w, visible(&w, a.id)->state == rows[i].state);
+        world_close(&w);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_started),
@@ -279,6 +319,8 @@ int main(void) {
         cmocka_unit_test(test_delete_while_somebody_waits),
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_restart_to_a_failure),
+        cmocka_unit_test(test_an_end_that_comes_first),
+        cmocka_unit_test(test_restart_behind_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

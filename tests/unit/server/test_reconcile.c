@@ -158,6 +158,29 @@ static void test_not_adoptable(void **state) {
     restart(&w);
     assert_int_equal(w.ready, 1);
     assert_int_equal(visible(&w, id)->state, SANDBOX_FAILED);
+    assert_non_null(strstr(visible(&w, id)->message, "could not be taken over: scripted"));
+    assert_string_equal(stored_state(&w, id), "Failed");
+    assert_int_equal(fake_count(w.runtime, FAKE_RETIRE), 1); // nobody would end it later
+    world_close(&w);
+}
+
+// Between the list and the adoptions the engine goes away: that is no sandbox's end.
+static void test_engine_away(void **state) {
+    (void)state;
+    struct world w;
+    char id[SANDBOX_ID_SIZE];
+    world_open(&w);
+    create_running(&w, 0, id);
+    fake_away(w.runtime, true);
+    restart(&w);
+    assert_int_equal(w.ready, -1);
+    assert_non_null(strstr(w.start_error.message, "scripted absence"));
+    assert_string_equal(stored_state(&w, id), "Running");
+    fake_away(w.runtime, false);
+    restart(&w);
+    assert_int_equal(w.ready, 1);
+    assert_int_equal(visible(&w, id)->state, SANDBOX_RUNNING);
+    assert_int_equal(fake_count(w.runtime, FAKE_RETIRE), 0);
     world_close(&w);
 }
 
@@ -240,6 +263,7 @@ int main(void) {
         cmocka_unit_test(test_ended_meanwhile),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_not_adoptable),
+        cmocka_unit_test(test_engine_away),
         cmocka_unit_test(test_half_made_and_expired),
         cmocka_unit_test(test_failing_start),
         cmocka_unit_test(test_teardown_that_fails_does_not_hold_up_the_start),

@@ -180,6 +180,7 @@ void prestart_leave(struct prestart_wait *w) {
 struct resumed {
     struct operation op;
     struct prestart_wait wait;
+    bool over; // nobody need be asked
     bool left; // to the next start
 };
 
@@ -193,6 +194,9 @@ static void on_started(struct prestart_wait *w, const struct error *err) {
 
 static int await(struct operation *op, struct error *err) {
     struct resumed *r = resumed_of(op);
+    op->sandbox->end_told |= r->over;
+    if (r->over)
+        return STEP_DONE;
     r->wait.done = on_started;
     return prestart_join(op->domain, &r->wait, op->sandbox, err) < 0 ? -1 : STEP_WAIT;
 }
@@ -217,7 +221,7 @@ static void end(struct operation *op, const struct error *err) {
     free(r);
 }
 
-void prestart_resume(struct domain *d, struct sandbox *sb) {
+void prestart_resume(struct domain *d, struct sandbox *sb, bool over) {
     static const struct step steps[] = {
         {"preStart", STEP_LOOP, STEP_LASTING, await, NULL},
         {"commit Running", STEP_STORE, 0, domain_commit_running, NULL},
@@ -228,6 +232,7 @@ void prestart_resume(struct domain *d, struct sandbox *sb) {
     struct resumed *r = calloc(1, sizeof *r);
     struct error err = {0};
     if (r) {
+        r->over = over;
         operation_start(d, sb, &r->op, &kind, false);
         return;
     }

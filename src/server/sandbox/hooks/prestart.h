@@ -18,7 +18,8 @@ struct prestart_wait {
 // is running. -1 with err: it does not begin.
 int prestart_join(struct domain *d, struct prestart_wait *w, struct sandbox *sb, struct error *err);
 void prestart_leave(struct prestart_wait *w); // done() is not called; fine when it does not wait
-// A sandbox that was Pending when the server ended, and was adopted: waits on.
-void prestart_resume(struct domain *d, struct sandbox *sb);
+// A sandbox that was Pending when the server ended, and was adopted: waits on; `over`: its
+// entrypoint has run since, and ended.
+void prestart_resume(struct domain *d, struct sandbox *sb, bool over);
 
 #endif
