@@ -225,11 +225,10 @@ def test_end_of_the_sandbox(server, make):
 def traces(server, sandbox):
     """What a sandbox that has ended must not have any more, seen from outside."""
     oci = server.state / "oci/oci"
-    instance = groups(server)[0].parent.name.removesuffix(".egress")
     links = subprocess.run(["ip", "link"], capture_output=True, text=True).stdout
     paths = [oci / "sandboxes" / sandbox / name for name in ("upper", "work")] + [oci / "image-refs" / sandbox]
     found = [str(p) for p in [*paths, *pathlib.Path("/run/opensandbox").glob(f"*/runtime/{sandbox}")] if p.exists()]
-    found += [str(p) for pattern in (f"{instance}*/{sandbox}", f"*/{instance}*/{sandbox}") for p in pathlib.Path("/sys/fs/cgroup").glob(pattern)]
+    found += [str(p) for pattern in (f"{PREFIX}-*/{sandbox}", f"*/{PREFIX}-*/{sandbox}") for p in pathlib.Path("/sys/fs/cgroup").glob(pattern)]
     return found + [line for line in links.splitlines() if sandbox in line]
 
 
@@ -256,6 +255,23 @@ def test_killed_in_the_middle_of_its_end(server, make, recorded):
     assert server.run(other, "echo well")[1] == "well\n" and len(traces(server, other)) >= 7
     server.delete(sandbox)
     assert not directory(server, sandbox).exists()
+
+
+@pytest.mark.parametrize("damage", ["address", "pid"])
+def test_not_taken_over(server, make, damage):
+    """What the next server cannot take over, or finds dead, leaves nothing when it is deleted."""
+    sandbox = make()
+    pids = [server.first_process(sandbox), supervisor(server, sandbox), worker(server, sandbox)]
+    server.kill()
+    with sqlite3.connect(server.sections["store"]["path"]) as db:
+        state = json.loads(db.execute("SELECT runtime_state FROM sandboxes WHERE id = ?", (sandbox,)).fetchone()[0])
+        state[damage] = {"address": "nowhere", "pid": os.getpid()}[damage]
+        db.execute("UPDATE sandboxes SET runtime_state = ? WHERE id = ?", (json.dumps(state), sandbox))
+    server.start()
+    assert server.get(sandbox)["status"]["state"] == "Failed"
+    assert damage == "pid" or "could not be taken over" in server.get(sandbox)["status"]["message"]
+    server.delete(sandbox)
+    wait_until(lambda: not leftovers(server, sandbox, pids) and not traces(server, sandbox), "nothing is left of it")
 
 
 @pytest.mark.parametrize("members, code", [
