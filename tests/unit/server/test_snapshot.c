@@ -141,6 +141,35 @@ static void test_full_disk_refuses(void **state) {
     world_close(&w);
 }
 
+static void test_full_disk_keeps_it(void **state) {
+    (void)state;
+    struct world w;
+    struct told t, gone;
+    struct answer a;
+    char id[SANDBOX_ID_SIZE];
+    world_open(&w);
+    create_running(&w, 3600, id);
+    take(&w, id, &t);
+    UNTIL(&w, IS(&w, &t, SNAPSHOT_READY) && domain_load(w.domain).operations == 0);
+    const struct snapshot was = *snapshot_get(w.domain, t.id);
+    disk_full(true);
+    drop(&w, t.id, &gone);
+    disk_full(false);
+    assert_int_not_equal(gone.error.kind, 0);
+    const struct snapshot *s = snapshot_get(w.domain, t.id);
+    assert_int_equal(s->state, SNAPSHOT_READY);
+    assert_string_equal(s->reason, was.reason);
+    assert_string_equal(s->message, was.message);
+    assert_int_equal(s->changed_us, was.changed_us);
+    assert_int_equal(fake_count(w.runtime, FAKE_SNAPSHOT_REMOVE), 0);
+    (void)restore(&w, t.id, &a); // it can still be used
+    UNTIL(&w, a.times);
+    assert_int_equal(a.state, SANDBOX_RUNNING);
+    restart(&w);
+    assert_true(IS(&w, &t, SNAPSHOT_READY));
+    world_close(&w);
+}
+
 static void fill_disk(void) {
     disk_full(true);
 }
@@ -270,6 +299,7 @@ int main(void) {
         cmocka_unit_test(test_take_restore_delete),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_full_disk_refuses),
+        cmocka_unit_test(test_full_disk_keeps_it),
         cmocka_unit_test(test_delete_while_its_commit_is_tried_again),
         cmocka_unit_test(test_no_commit_during_its_removal),
         cmocka_unit_test(test_its_source_goes_before_the_commit),

@@ -18,8 +18,16 @@ struct removing {
     struct change change;
     struct domain *domain;
     struct snapshot *snapshot;
+    struct snapshot was; // what a failure leaves it as, until it is Deleting in the store
+    bool durable;
     struct error error;
 };
+
+static void put_back(const struct removing *x) {
+    struct snapshot *s = x->snapshot;
+    snapshot_become(s, x->was.state, x->was.reason, x->was.message);
+    s->changed_us = x->was.changed_us;
+}
 
 static void over(struct removing *x, const struct error *err) {
     struct snapshot *s = x->snapshot;
@@ -31,6 +39,8 @@ static void over(struct removing *x, const struct error *err) {
     s->removal = NULL;
     if (!err)
         snapshot_remove(x->domain, s);
+    else if (!x->durable)
+        put_back(x);
     bool tells = !x->domain->freeing;
     struct error copy = err ? *err : (struct error){0};
     change_clear(&x->change);
@@ -113,6 +123,7 @@ static void deleting(struct change *c, const struct error *err) {
         over(x, err);
         return;
     }
+    x->durable = true;
     x->job = (struct job){.run = remove_run, .done = remove_done};
     if (domain_submit(x->domain, &x->job) == 0)
         return;
@@ -138,7 +149,7 @@ void snapshot_take_away(struct domain *d, struct snapshot *s, snapshot_done_fn *
     if (s->removal)
         return;
     s->removal = x;
-    *x = (struct removing){.domain = d, .snapshot = s};
+    *x = (struct removing){.domain = d, .snapshot = s, .was = *s};
     snapshot_become(s, SNAPSHOT_DELETING, "snapshot_delete_requested",
                     "Snapshot is being deleted.");
     if (snapshot_fill(s, &x->change, &err) < 0)
