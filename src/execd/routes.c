@@ -262,4 +262,5 @@ void routes_serve(struct execd *e, struct http_server_settings *s) {
     s->body_max = EXECD_JSON_MAX;
     s->stream_buffer = EXECD_STREAM_BUFFER;
     s->idle_ms = IDLE_MS;
+    s->body_ms = s->write_ms = 0; // a client that takes nothing stops its command (execd.md 0.2)
 }

@@ -481,10 +481,6 @@ static int64_t after(int64_t since_ns, int64_t ms) {
     return ms > 0 ? since_ns + ms * 1000000 : never;
 }
 
-static bool waits_for_body(const struct http_connection *c) {
-    return c->call && c->call->head_done && !c->call->complete && wants_input(c);
-}
-
 static int64_t input_deadline(const struct http_connection *c) {
     const struct http_server_settings *s = &c->server->settings;
     const struct http_call *call = c->call;
@@ -494,13 +490,15 @@ static int64_t input_deadline(const struct http_connection *c) {
         return after(c->idle_ns, s->idle_ms);
     if (!call->head_done)
         return after(call->begun_ns, s->head_ms);
-    if (waits_for_body(c))
-        return after(c->read_ns > call->begun_ns ? c->read_ns : call->begun_ns, s->body_ms);
-    return never;
+    if (call->complete || !wants_input(c) || (call->x.patient && !call->ended))
+        return never;
+    return after(c->read_ns > call->begun_ns ? c->read_ns : call->begun_ns, s->body_ms);
 }
 
 static int64_t output_deadline(const struct http_connection *c) {
-    return http_connection_queued(c) ? after(c->write_ns, c->server->settings.write_ms) : never;
+    if (!http_connection_queued(c) || (c->call && c->call->x.patient))
+        return never;
+    return after(c->write_ns, c->server->settings.write_ms);
 }
 
 static void input_late(struct http_connection *c) {
@@ -551,6 +549,19 @@ static void update(struct http_connection *c) {
 
 // ---- beginning ----
 
+// A peer that fell silent is asked after a minute, and gone after another: nobody else notices the
+// end of one from whom nothing is due. Failures are ignored: without it only latency and dead peers
+// suffer.
+static void tune(int fd) {
+    static const int options[][3] = {{IPPROTO_TCP, TCP_NODELAY, 1},
+                                     {SOL_SOCKET, SO_KEEPALIVE, 1},
+                                     {IPPROTO_TCP, TCP_KEEPIDLE, 60},
+                                     {IPPROTO_TCP, TCP_KEEPINTVL, 15},
+                                     {IPPROTO_TCP, TCP_KEEPCNT, 4}};
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+        (void)setsockopt(fd, options[i][0], options[i][1], &options[i][2], sizeof(int));
+}
+
 void http_connection_open(struct http_server *s, int fd, bool refuse) {
     struct http_connection *c = calloc(1, sizeof *c);
     if (!c) {
@@ -564,8 +575,8 @@ void http_connection_open(struct http_server *s, int fd, bool refuse) {
         return;
     }
     c->peer_port = stream_peer(c->stream, c->peer, sizeof c->peer);
-    if (c->peer_port) // only latency suffers without it
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    if (c->peer_port)
+        tune(fd);
     c->idle_ns = s->now_ns = clock_boot_ns();
     strbuf_init(&c->pending, HTTP_PENDING_MAX + HTTP_READ_SIZE);
     strbuf_init(&c->out, SIZE_MAX / 4); // streams are bounded by stream_buffer, replies by whoever

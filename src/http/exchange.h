@@ -54,6 +54,9 @@ struct http_exchange {
     unsigned status;    // of the reply, 0 before
     uint64_t bytes_out;
     void *user; // the handler's own
+    // The handler's: the client may pause within its body and the reply for as long as it lives
+    // (body_ms and write_ms of the server do not hold).
+    bool patient;
     // The handler's: client went away before the end. May be NULL.
     void (*on_gone)(struct http_exchange *x);
     // The handler's: there is room again after http_stream_write() had refused. May be NULL.

@@ -2,9 +2,9 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <strings.h>
 
 #include "base/cleanup.h"
+#include "http/proxy_head.h"
 #include "http/upstream.h"
 #include "io/splice.h"
 
@@ -39,133 +39,6 @@ struct proxy {
     bool paused;   // the client is slower: nothing is read
     bool bad;      // a field or a piece of the body could not be passed on
 };
-
-// ---- heads ----
-
-struct name {
-    const char *text;
-    size_t len;
-};
-#define NAME(s)                                                                                    \
-    { s, sizeof(s) - 1 }
-
-// RFC 9110 7.6.1, and Content-Length, which goes with the framing that each hop has of its own.
-static const struct name hop_by_hop[] = {NAME("Connection"),
-                                         NAME("Keep-Alive"),
-                                         NAME("Proxy-Connection"),
-                                         NAME("Proxy-Authenticate"),
-                                         NAME("Proxy-Authorization"),
-                                         NAME("TE"),
-                                         NAME("Trailer"),
-                                         NAME("Transfer-Encoding"),
-                                         NAME("Upgrade"),
-                                         NAME("Content-Length"),
-                                         {NULL, 0}};
-// Rewritten or answered by this hop.
-static const struct name ours_in_request[] = {NAME("Host"), NAME("Expect"), {NULL, 0}};
-
-static bool is_named(const struct http_field *f, const char *name, size_t len) {
-    return f->name_len == len && strncasecmp(f->name, name, len) == 0;
-}
-
-static bool is_one_of(const struct http_field *f, const struct name *names) {
-    for (; names->text; names++)
-        if (is_named(f, names->text, names->len))
-            return true;
-    return false;
-}
-
-// Whether the field goes beyond this hop.
-static bool passes(const struct http_headers *all, bool has_connection,
-                   const struct http_field *f) {
-    return !is_one_of(f, hop_by_hop) &&
-           !(has_connection && http_headers_has_token(all, "Connection", f->name));
-}
-
-static void add_field(struct strbuf *sb, const char *name, size_t name_len, const char *value,
-                      size_t value_len) {
-    (void)strbuf_add(sb, name, name_len); // failure is sticky
-    (void)strbuf_add(sb, ": ", 2);
-    (void)strbuf_add(sb, value, value_len);
-    (void)strbuf_add(sb, "\r\n", 2);
-}
-
-static int write_request(const struct proxy *p, struct strbuf *sb) {
-    const struct http_proxy_policy *policy = &p->policy;
-    const struct http_head *q = p->x->request;
-    const struct http_headers *h = &q->headers;
-    const char *host = policy->host ? policy->host : http_headers_get(h, "Host");
-    bool has_connection = http_headers_get(h, "Connection");
-    (void)strbuf_addf(sb, "%s %s HTTP/1.1\r\nHost: %s\r\n", q->method, policy->target,
-                      host ? host : "localhost"); // HTTP/1.0 needs none, HTTP/1.1 does
-    for (size_t i = 0; i < h->count; i++) {
-        const struct http_field *f = &h->fields[i];
-        if (q->upgrade && is_named(f, "Upgrade", 7))
-            add_field(sb, f->name, f->name_len, f->value, f->value_len);
-        else if (passes(h, has_connection, f) && !is_one_of(f, ours_in_request) &&
-                 !(policy->drop_request && policy->drop_request(f, policy->arg)))
-            add_field(sb, f->name, f->name_len, f->value, f->value_len);
-    }
-    for (size_t i = 0; i < policy->add_count; i++)
-        add_field(sb, policy->add[i].name, policy->add[i].name_len, policy->add[i].value,
-                  policy->add[i].value_len);
-    if (q->upgrade)
-        (void)strbuf_adds(sb, "Connection: Upgrade\r\n");
-    if (q->chunked)
-        (void)strbuf_adds(sb, "Transfer-Encoding: chunked\r\n");
-    else if (q->content_length >= 0)
-        (void)strbuf_addf(sb, "Content-Length: %lld\r\n", (long long)q->content_length);
-    return strbuf_add(sb, "\r\n", 2);
-}
-
-// A cookie of one service must not reach the others that share our origin.
-static const char *rewrite_cookie(struct arena *a, const char *value, const char *path) {
-    struct strbuf sb;
-    size_t len = strcspn(value, ";");
-    strbuf_init(&sb, strlen(value) + strlen(path) + 16);
-    (void)strbuf_add(&sb, value, len); // failure is sticky
-    while (value[len]) {
-        value += len + 1;
-        len = strcspn(value, ";");
-        size_t skip = strspn(value, " \t"), name = strcspn(value + skip, "=; \t");
-        if (!(name == 4 && *path && strncasecmp(value + skip, "Path", name) == 0) &&
-            !(name == 6 && strncasecmp(value + skip, "Domain", name) == 0)) {
-            (void)strbuf_addc(&sb, ';');
-            (void)strbuf_add(&sb, value, len);
-        }
-    }
-    if (*path)
-        (void)strbuf_addf(&sb, "; Path=%s", path);
-    const char *text = sb.failed ? NULL : arena_strdup(a, sb.data);
-    strbuf_free(&sb);
-    return text;
-}
-
-// The value as the client gets it; NULL: no memory.
-static const char *rewritten(const struct proxy *p, const struct http_field *f) {
-    const struct http_proxy_policy *policy = &p->policy;
-    if (policy->cookie_path && is_named(f, "Set-Cookie", 10))
-        return rewrite_cookie(p->x->arena, f->value, policy->cookie_path);
-    if (policy->location_prefix && is_named(f, "Location", 8) && f->value[0] == '/' &&
-        f->value[1] != '/')
-        return arena_printf(p->x->arena, "%s%s", policy->location_prefix, f->value);
-    return f->value;
-}
-
-static int pass_fields(const struct proxy *p, const struct http_headers *h) {
-    const struct http_proxy_policy *policy = &p->policy;
-    bool has_connection = http_headers_get(h, "Connection");
-    for (size_t i = 0; i < h->count; i++) {
-        const struct http_field *f = &h->fields[i];
-        if (!passes(h, has_connection, f) ||
-            (policy->drop_response && policy->drop_response(f, policy->arg)))
-            continue;
-        const char *value = rewritten(p, f);
-        if (!value || http_reply_header(p->x, f->name, value) < 0)
-            return -1;
-    }
-    return 0;
-}
 
 // ---- ends ----
 
@@ -261,10 +134,19 @@ static void send_waiting(struct proxy *p) {
         p->deaf = true;
 }
 
-// The answer may wait for the last byte of the request, so its time begins with each.
-static bool sent(struct proxy *p) {
-    if (timer_armed(&p->timer))
+// The answer may wait for the last byte of the request, so its time begins with each byte that
+// leaves us, and does not run while it is the client who owes one.
+static void await_head(struct proxy *p) {
+    if (p->answered || p->policy.first_byte_ms <= 0)
+        return;
+    if (p->body_done || p->deaf || is_behind(p))
         timer_start(p->x->loop, &p->timer, p->policy.first_byte_ms, on_late_head);
+    else
+        timer_stop(&p->timer);
+}
+
+static bool sent(struct proxy *p) {
+    await_head(p);
     update_wants(p);
     return !p->deaf && !is_behind(p);
 }
@@ -308,7 +190,7 @@ static void on_body_end(struct http_exchange *x, bool ok) {
     p->body_done = true;
     if (x->request->chunked && !p->deaf)
         send_pieces(p, &(struct iovec){.iov_base = (void *)"0\r\n\r\n", .iov_len = 5}, 1);
-    update_wants(p);
+    (void)sent(p);
 }
 
 static const struct http_body body_callbacks = {
@@ -345,7 +227,7 @@ static int on_head(struct h1 *parser, const struct http_head *head) {
         return 0;
     timer_stop(&p->timer);
     p->answered = true;
-    p->bad = pass_fields(p, &head->headers) < 0;
+    p->bad = proxy_head_pass(p->x, &p->policy, &head->headers) < 0;
     return strcmp(p->x->request->method, "HEAD") == 0;
 }
 
@@ -378,7 +260,7 @@ static void upgrade(struct proxy *p, const char *rest, size_t rest_len) {
         fail_response(p, "the upstream changed the protocol though nobody asked");
         return;
     }
-    if (pass_fields(p, &parser->head.headers) < 0 ||
+    if (proxy_head_pass(x, &p->policy, &parser->head.headers) < 0 ||
         http_reply_header(x, "Upgrade", protocol) < 0) {
         fail_response(p, "the upstream's answer could not be passed on");
         return;
@@ -510,7 +392,10 @@ static void on_stream(struct stream *s, unsigned events, void *arg) {
     if (events & STREAM_READABLE && !receive(p))
         return;
     update_wants(p);
-    if (drained && p->body_started && !p->body_done)
+    if (!drained)
+        return;
+    await_head(p);
+    if (p->body_started && !p->body_done)
         http_body_resume(p->x); // last: the exchange may be over in it
 }
 
@@ -523,14 +408,12 @@ static void start(struct proxy *p, struct upstream_link *link) {
     strbuf_clear(&link->out);
     stream_set_owner(link->stream, on_stream, p);
     timer_stop(&p->timer);
-    if (write_request(p, &link->out) < 0) {
+    if (proxy_head_write(p->x, &p->policy, &link->out) < 0) {
         fail(p, 500, "", "the request's head is too large to be passed on");
         return;
     }
     send_pieces(p, NULL, 0);
-    if (p->policy.first_byte_ms > 0)
-        timer_start(p->x->loop, &p->timer, p->policy.first_byte_ms, on_late_head);
-    update_wants(p);
+    (void)sent(p);
     if (p->body_done)
         return;
     p->body_started = true;
@@ -583,6 +466,7 @@ void http_proxy_run(struct http_exchange *x, struct http_upstream *u,
         return;
     }
     x->user = p;
+    x->patient = true;
     x->on_gone = on_gone;
     x->on_room = on_room;
     upstream_enter(u);

@@ -51,7 +51,9 @@ struct http_proxy_policy {
                                  // stays); NULL: untouched
     const char *location_prefix; // root-relative Location gets this prefix; NULL: untouched
     // Until there is a connection (503 when none of ours became free, 504 when the upstream took
-    // none), and from the last byte of the request to the head of the response (504). 0: no limit.
+    // none), and from the last byte of the request to the head of the response, or while the
+    // upstream takes none of a byte that waits for it (504). 0: no limit. What the client sends and
+    // takes has all the time that it wants.
     int64_t connect_ms, first_byte_ms;
     // Error envelopes: connect failed, broken before the head, time-out, no connection free.
     // Statuses 502, 502, 504, 503. Static texts; NULL: the server's default code.

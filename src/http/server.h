@@ -42,8 +42,8 @@ struct http_server_settings {
     unsigned connections_max; // 503 and close beyond; 0: no cap
     int64_t head_ms;          // first byte of a request to the end of its head (408, then close)
     int64_t idle_ms;          // keep-alive
-    int64_t body_ms;          // between two reads of a body
-    int64_t write_ms;         // a reply that makes no progress
+    int64_t body_ms;          // between two reads of a body; 0: no limit
+    int64_t write_ms;         // a reply that makes no progress; 0: no limit
 };
 void http_server_defaults(struct http_server_settings *s);
 

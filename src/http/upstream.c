@@ -197,8 +197,6 @@ static void on_tunnel_over(void *arg, uint64_t from_client, uint64_t to_client,
 void upstream_tunnel(struct upstream_link *link, struct stream *client, const void *early_client,
                      size_t early_client_len, const void *early_link, size_t early_link_len) {
     struct http_upstream *u = link->upstream;
-    // Nobody asks a silent web socket anything; only the kernel notices that its peer is gone.
-    (void)setsockopt(stream_fd(client), SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
     struct stream *ours = TAKE_PTR(link->stream);
     link->tunnel = tunnel_start(u->loop, client, ours, early_client, early_client_len, early_link,
                                 early_link_len, TUNNEL_BUFFER, 0, on_tunnel_over, link);

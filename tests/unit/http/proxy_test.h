@@ -20,8 +20,9 @@ struct rig {
     unsigned dials, peer_count, over;
     struct http_dial *held[PEERS_MAX]; // dials that nobody answered yet
     bool hold;
-    int refuse; // errno of every dial, 0: they succeed
-    int buffer; // of the upstream's sockets, 0: as they come
+    int refuse;          // errno of every dial, 0: they succeed
+    int buffer;          // of the upstream's sockets, 0: as they come
+    int64_t patience_ms; // of the server with bodies and replies, 0: as it comes
 };
 
 static inline void rig_connect(struct rig *r, struct http_dial *d) {
@@ -86,6 +87,8 @@ static inline void rig_open(struct rig *r, struct loop *l) {
     s.route_count = 1;
     s.user = r;
     s.default_code = "DEFAULT";
+    if (r->patience_ms)
+        s.body_ms = s.write_ms = r->patience_ms;
     r->l = l;
     r->settings.dial = rig_dial;
     r->settings.arg = r;
@@ -181,6 +184,11 @@ static inline void silent(struct rig *r, int fd) {
         loop_step(r->l);
         assert_int_equal(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0), 0);
     }
+}
+
+static inline void pass_time(struct rig *r, int64_t ms) {
+    int64_t until = clock_boot_ms() + ms;
+    UNTIL(r->l, clock_boot_ms() > until);
 }
 
 // The other side closes `fd` without another byte.

@@ -197,15 +197,82 @@ static void answer_may_wait_for_the_last_byte(void **state) {
     cleanup_free char *body = long_body();
     ask(&r, 0);
     char piece[64 * 1024];
-    int64_t begin = clock_boot_ms(), since = 0;
-    for (size_t at = 0; since < 900;
-         since = clock_boot_ms() - begin) { // a trickle of 64 KB a second
+    int64_t begin = clock_boot_ms(), since;
+    size_t at = 0;
+    while ((since = clock_boot_ms() - begin) < 900) { // a trickle of 64 KB a second
         at = push(&r, body, at, (size_t)since * 64);
         while (read(r.peers[0], piece, sizeof piece) > 0) {
         }
     }
+    pass_time(&r, 400); // the client has all the time it wants
     assert_int_equal(r.over, 0);
-    begins(head(&r, r.client), "HTTP/1.1 504 "); // and then nothing came any more
+    while (at < LONG) {
+        at = push(&r, body, at, LONG);
+        while (read(r.peers[0], piece, sizeof piece) > 0) {
+        }
+    }
+    begins(head(&r, r.client), "HTTP/1.1 504 "); // the upstream has not
+    rig_close(&r);
+}
+
+#define POST_10 "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
+
+static void a_client_may_pause_in_its_body(void **state) {
+    OPEN(.patience_ms = 20, .policy = {.first_byte_ms = 20});
+    say(r.client, POST_10 "01234");
+    (void)head(&r, peer(&r, 0));
+    expect(&r, r.peers[0], "01234");
+    pass_time(&r, 60);
+    say(r.client, "56789");
+    expect(&r, r.peers[0], "56789");
+    answer(&r, 0);
+    // Not when its exchange is over.
+    say(r.client, POST_10 "01234");
+    (void)head(&r, r.peers[0]);
+    expect(&r, r.peers[0], "01234");
+    answer(&r, 0);
+    closed(&r, r.client);
+    rig_close(&r);
+}
+
+static size_t write_some(int fd, const char *data, size_t len) {
+    ssize_t n = len ? write(fd, data, len) : 0;
+    assert_true(n >= 0 || errno == EAGAIN);
+    return n > 0 ? (size_t)n : 0;
+}
+
+// An answer of `len` bytes, whose client takes the first one when nothing moves any more.
+static void answer_late(struct rig *r, size_t len) {
+    cleanup_free char *body = long_body();
+    char text[64 * 1024];
+    size_t given = 0;
+    say(r->client, "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    (void)head(r, peer(r, 0));
+    (void)snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", len);
+    say(r->peers[0], text);
+    for (int i = 0; i < 100; i++) {
+        given += write_some(r->peers[0], body + given, len - given);
+        loop_step(r->l);
+    }
+    pass_time(r, 60);
+    assert_int_equal(given == len, len < LONG);
+    (void)head(r, r->client);
+    for (size_t at = 0; at < len; loop_step(r->l)) {
+        given += write_some(r->peers[0], body + given, len - given);
+        ssize_t n = read(r->client, text, sizeof text);
+        assert_true(n > 0 || (n < 0 && errno == EAGAIN));
+        if (n > 0) {
+            assert_memory_equal(text, body + at, (size_t)n);
+            at += (size_t)n;
+        }
+    }
+}
+
+static void a_client_may_pause_in_its_reply(void **state) {
+    OPEN(.patience_ms = 20);
+    answer_late(&r, LONG);
+    answer_late(&r, 300000); // waits in our queue when the upstream has long done its part
+    round_trip(&r, 0);
     rig_close(&r);
 }
 
@@ -220,6 +287,8 @@ int main(void) {
         LOOP_TEST(body_cut_short),
         LOOP_TEST(no_descriptors_left),
         LOOP_TEST(answer_may_wait_for_the_last_byte),
+        LOOP_TEST(a_client_may_pause_in_its_body),
+        LOOP_TEST(a_client_may_pause_in_its_reply),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

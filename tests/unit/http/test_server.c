@@ -1,5 +1,7 @@
 // The server's requests and replies over socketpairs. Time-outs, limits and drain are in
 // test_server_limits.c, streams in test_exchange.c.
+#include <netinet/tcp.h>
+
 #include "http_test.h"
 
 #define GET_HELLO   "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -357,6 +359,18 @@ static void free_cuts_what_is_left(void **state) {
     peer_free(idle);
 }
 
+// Our end of the connection from that port.
+static int accepted_from(in_port_t port) {
+    struct sockaddr_in a;
+    for (int fd = 3; fd < 256; fd++) {
+        socklen_t len = sizeof a;
+        if (!getpeername(fd, (struct sockaddr *)&a, &len) && a.sin_family == AF_INET &&
+            a.sin_port == port)
+            return fd;
+    }
+    return -1;
+}
+
 static void listens_and_names_its_clients(void **state) {
     struct web *w = *state;
     struct error err;
@@ -375,6 +389,11 @@ static void listens_and_names_its_clients(void **state) {
     PEER_UNTIL(w, &p, w->held);
     assert_string_equal(w->held->peer, "127.0.0.1");
     assert_true(w->held->peer_port > 0);
+    int keeps = 0, idle = 0, ours = accepted_from(htons((uint16_t)w->held->peer_port));
+    socklen_t len = sizeof keeps;
+    assert_int_equal(getsockopt(ours, SOL_SOCKET, SO_KEEPALIVE, &keeps, &len), 0);
+    assert_int_equal(getsockopt(ours, IPPROTO_TCP, TCP_KEEPIDLE, &idle, &len), 0);
+    assert_true(keeps && idle == 60); // dead peers are noticed
     http_reply_empty(w->held, 200);
     PEER_HEARS(w, &p, "200 OK");
     peer_close(&p);
