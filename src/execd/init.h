@@ -20,9 +20,9 @@ bool init_idles(char *const *argv);
 // Words of bootstrap.sh: BOOTSTRAP_CMD, a leading -c, BOOTSTRAP_SHELL (execd.md 1.9). Returns what
 // is to run, from the arena; NULL with err.
 char *const *init_program(struct arena *a, char *const *argv, struct error *err);
-// Sources EXECD_BOOTSTRAP_PRE_SCRIPT, if any, and takes its exports into our environment. Blocks;
-// before the loop runs. self: path of this program; log_fd: -1 for our own output. -1 with err when
-// the script ended by itself.
+// Sources EXECD_BOOTSTRAP_PRE_SCRIPT, if any, in our directory, and takes its exports into our
+// environment. Blocks; before the loop runs. self: path of this program; log_fd: -1 for our own
+// output. -1 with err when the script ended by itself.
 int init_pre_script(const char *self, int log_fd, struct error *err);
 // Makes sure that EXECD_ENVS names a file that can be written (compat-1.1.1.md E8).
 void init_envs_file(void);

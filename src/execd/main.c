@@ -96,8 +96,6 @@ static int start_base(struct program *p, struct error *err) {
     raise_limit(e);
     e->guarded = p->options.guarded;
     memcpy(e->token, p->options.token, sizeof e->token);
-    if (p->options.cwd && chdir(p->options.cwd) < 0)
-        log_warning("working directory %s: %s", p->options.cwd, strerrordesc_np(errno));
     if (!getcwd(e->cwd, sizeof e->cwd))
         (void)snprintf(e->cwd, sizeof e->cwd, "/");
     (void)snprintf(p->output_dir, sizeof p->output_dir, "%s/opensandbox-execd",
@@ -236,6 +234,8 @@ static int start_init(struct program *p, struct error *err) {
 static int prepare(struct program *p, struct error *err) {
     const struct options *o = &p->options;
     char self[EXECD_PATH_SIZE];
+    if (o->cwd && chdir(o->cwd) < 0)
+        log_warning("working directory %s: %s", o->cwd, strerrordesc_np(errno));
     if (!o->init) {
         banner();
         return 0;

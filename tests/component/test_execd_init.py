@@ -103,6 +103,21 @@ def test_bootstrap_variables(tmp_path):
         assert e.wait() == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("name", ["pre.sh", "./pre.sh", "sub/pre.sh"])
+def test_pre_script_runs_in_the_working_directory(tmp_path, name):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / name).write_text("export WHERE=$(pwd)\necho made >here\n")
+    with init(start={"cwd": str(tmp_path)}, env={"EXECD_BOOTSTRAP_PRE_SCRIPT": name}) as e:
+        assert e.stdout("echo $WHERE; cat here") == f"{tmp_path}\nmade\n"
+
+
+def test_unreadable_pre_script_is_said_and_not_run(tmp_path):
+    for script in (tmp_path, tmp_path / "missing"):
+        with init(env={"EXECD_BOOTSTRAP_PRE_SCRIPT": str(script)}) as e:
+            assert e.request("GET", "/ping").status == 200
+            assert f"EXECD_BOOTSTRAP_PRE_SCRIPT {script} is no readable file" in e.output()
+
+
 def test_failing_pre_script_ends_the_start(tmp_path):
     (tmp_path / "pre.sh").write_text("echo trouble; exit 3\n")
     with init(env={"EXECD_BOOTSTRAP_PRE_SCRIPT": str(tmp_path / "pre.sh")}) as e:
