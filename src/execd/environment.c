@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -172,15 +173,36 @@ static int put_found(void *arg, const char *name, size_t name_len, const char *v
     return put(arg, name, name_len, value);
 }
 
+char *environment_file(struct arena *a, struct error *err) {
+    const char *name = process_variable(environ, "EXECD_ENVS"), *home = getenv("HOME");
+    char cwd[EXECD_PATH_SIZE], *path;
+    const struct files_base base = {.lookup = files_environ,
+                                    .home = home ? home : "/",
+                                    .cwd = getcwd(cwd, sizeof cwd) ? cwd : "/"};
+    if (!name || !*name) {
+        (void)error_set(err, ENOENT, "EXECD_ENVS is not set");
+        return NULL;
+    }
+    return files_expand(a, name, &base, &path, err) < 0 ? NULL : path;
+}
+
+void environment_check(void) {
+    cleanup(arena_free) struct arena a;
+    struct error why;
+    arena_init(&a, 256 * 1024);
+    const char *path = environment_file(&a, &why);
+    if (path && access(path, R_OK) < 0)
+        log_warning("EXECD_ENVS: %s: %s", path, strerrordesc_np(errno));
+    else if (!path && why.kind != ENOENT)
+        log_warning("EXECD_ENVS: %s", why.message);
+}
+
 static int add_file(struct variables *v) {
-    const char *name = process_variable(environ, "EXECD_ENVS");
     struct error why;
     cleanup_strbuf struct strbuf sb;
     strbuf_init(&sb, ENVS_FILE_MAX);
-    const char *home = getenv("HOME");
-    const struct files_base base = {.lookup = files_environ, .home = home ? home : "/", .cwd = "/"};
-    char *path;
-    if (!name || !*name || files_expand(v->arena, name, &base, &path, &why) < 0)
+    const char *path = environment_file(v->arena, &why);
+    if (!path)
         return 0;
     if (fd_read_file(AT_FDCWD, path, &sb, &why) < 0) {
         if (why.kind != ENOENT)

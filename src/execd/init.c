@@ -14,6 +14,8 @@
 #include "base/fd.h"
 #include "base/handoff.h"
 #include "base/log.h"
+#include "execd/environment.h"
+#include "execd/request.h"
 #include "fmt/json.h"
 
 static const int forwarded[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH};
@@ -151,10 +153,23 @@ static bool can_append(const char *path) {
     return fd >= 0;
 }
 
+static bool can_make(const char *file) {
+    struct error ignored; // can_append() fails as well then
+    const char *slash = strrchr(file, '/');
+    cleanup_free char *parent = strndup(file, slash > file ? (size_t)(slash - file) : 1);
+    if (parent)
+        (void)request_make_dirs(parent, &ignored);
+    return can_append(file);
+}
+
 void init_envs_file(void) {
-    const char *given = getenv("EXECD_ENVS"), *home = getenv("HOME"), *tmp = getenv("TMPDIR");
+    const char *home = getenv("HOME"), *tmp = getenv("TMPDIR");
     char path[512];
-    if (given && *given && can_append(given))
+    struct error ignored; // then there is none
+    cleanup(arena_free) struct arena a;
+    arena_init(&a, 256 * 1024);
+    const char *given = environment_file(&a, &ignored);
+    if (given && can_make(given))
         return;
     const struct {
         const char *dir, *below;

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "execd/environment.h"
 #include "execd/execd.h"
 #include "execd/hooks/hooks.h"
 #include "execd/init.h"
@@ -295,7 +296,10 @@ static int start(struct program *p, struct error *err) {
     if (p->no_clone3)
         log_warning("EXECD_CLONE3_COMPAT: clone3 answers ENOSYS here, and no program gains "
                     "privileges (sudo)");
-    if (prepare(p, err) < 0 || start_base(p, err) < 0 || start_rooms(p, err) < 0)
+    if (prepare(p, err) < 0)
+        return -1;
+    environment_check();
+    if (start_base(p, err) < 0 || start_rooms(p, err) < 0)
         return -1;
     if (start_server(p, err) < 0 || start_init(p, err) < 0 || start_hooks(p, err) < 0)
         return -1;

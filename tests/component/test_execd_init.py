@@ -1,6 +1,7 @@
 """execd as the first process of a sandbox: hand-over, entrypoint, log ring, exit record, signals, reaping."""
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
@@ -136,6 +137,34 @@ def test_envs_file_is_made(tmp_path):
         assert (tmp_path / "envs").stat().st_mode & 0o777 == 0o600
         e.run("echo \"K='v v'\" >>$EXECD_ENVS")
         assert e.stdout("echo $K") == "v v\n"
+
+
+def test_envs_file_is_made_with_its_parents_where_the_path_leads(tmp_path):
+    for path in ("~/one/two/envs", "$BASE/three/envs", "four/envs"):
+        with init(start={"cwd": str(tmp_path)}, env={"EXECD_ENVS": path, "HOME": str(tmp_path), "BASE": f"{tmp_path}/base"}) as e:
+            assert e.request("GET", "/ping").status == 200
+            made = pathlib.Path(path.replace("~", str(tmp_path)).replace("$BASE", f"{tmp_path}/base"))
+            assert (tmp_path / made).stat().st_mode & 0o777 == 0o600
+            (tmp_path / made).write_text("K=here\n")
+            assert e.stdout("echo $K $EXECD_ENVS") == f"here {path}\n"
+            assert "EXECD_ENVS" not in e.output()
+
+
+def test_envs_file_falls_back_where_it_can_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    for path, home in ((f"{tmp_path}/file/envs", f"{tmp_path}/home"), ("$NOT_THERE/envs", f"{tmp_path}/other"), ("", f"{tmp_path}/third")):
+        os.mkdir(home)
+        with init(env={"EXECD_ENVS": path, "HOME": home}) as e:
+            chosen = e.stdout("echo $EXECD_ENVS").strip()
+            assert chosen in ("/opt/opensandbox/.env", f"{home}/.opensandbox/.env") and os.path.isfile(chosen)
+
+
+def test_missing_envs_file_is_said_once(tmp_path):
+    for path in (f"{tmp_path}/none", "$NOT_THERE/x"):
+        with Execd(env={"EXECD_ENVS": path}) as e:
+            for _ in range(3):
+                assert e.stdout("echo fine") == "fine\n"
+            assert e.output().count("EXECD_ENVS") == 1
 
 
 def test_a_port_that_is_taken_costs_only_the_port():
