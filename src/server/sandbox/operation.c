@@ -83,7 +83,8 @@ static void on_retry(struct timer *t) {
 static void step_failed(struct operation *op, const struct error *err) {
     struct domain *d = op->domain;
     unsigned flags = step_of(op)->flags;
-    if (flags & STEP_RETRY && !d->stopping && !d->freeing) {
+    bool leaves = op->sandbox->deleting && op->kind != &teardown_kind; // its teardown waits for it
+    if (flags & STEP_RETRY && !leaves && !d->stopping && !d->freeing) {
         unsigned shift = op->tries < 9 ? op->tries : 9;
         int64_t wait_ms = (int64_t)RETRY_FIRST_MS << shift;
         log_warning("sandbox %s: %s: %s: %s; tried again", op->id, op->kind->name,

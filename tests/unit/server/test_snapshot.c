@@ -242,6 +242,27 @@ static void test_its_source_goes_before_the_commit(void **state) {
     world_close(&w);
 }
 
+// Its delete comes while the last commit is under way: when that fails, it is not tried again
+// before the source goes.
+static void test_its_source_goes_during_the_commit(void **state) {
+    (void)state;
+    struct world w;
+    struct told t;
+    struct answer deleted = {0};
+    char id[SANDBOX_ID_SIZE];
+    world_open(&w);
+    create_running(&w, 3600, id);
+    fake_hook(w.runtime, FAKE_SNAPSHOT, fill_disk);
+    take(&w, id, &t);
+    UNTIL(&w, IS(&w, &t, SNAPSHOT_READY));
+    lifecycle_delete(w.domain, id, answered, &deleted);
+    UNTIL(&w, fake_count(w.runtime, FAKE_DESTROY)); // nothing is tried again before it
+    assert_true(IS(&w, &t, SNAPSHOT_READY));
+    disk_full(false);
+    UNTIL(&w, deleted.times);
+    world_close(&w);
+}
+
 static void row_done(struct change *c, const struct error *err) {
     (void)c;
     assert_null(err);
@@ -303,6 +324,7 @@ int main(void) {
         cmocka_unit_test(test_delete_while_its_commit_is_tried_again),
         cmocka_unit_test(test_no_commit_during_its_removal),
         cmocka_unit_test(test_its_source_goes_before_the_commit),
+        cmocka_unit_test(test_its_source_goes_during_the_commit),
         cmocka_unit_test(test_recovery),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
