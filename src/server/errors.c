@@ -34,6 +34,10 @@ const char *error_text(enum error_id id) {
     return table[id].text;
 }
 
+bool error_is(const struct error *err, enum error_id id) {
+    return strcmp(err->code, error_code(id)) == 0;
+}
+
 int error_server(struct error *err, enum error_id id, const char *format, ...) {
     char text[ERROR_MESSAGE_MAX];
     va_list args;

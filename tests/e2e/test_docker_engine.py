@@ -255,6 +255,8 @@ def test_the_engine_goes_away(engine):
                 assert r.status in (202, 500), r
             r = refused.result()
             assert r.status == 500 and r.json()["code"] == "DOCKER::UNAVAILABLE", r
+            r = s.request("POST", "/v1/sandboxes", {**body, "image": {"uri": "nowhere.example/unknown:1"}})  # the image is asked for first
+            assert r.status == 500 and r.json()["code"] == "DOCKER::UNAVAILABLE", r
         engine.start()
         harness.wait_until(lambda: s.get(doomed)["status"]["state"] == "Failed", "the dead one is seen", 10)
         assert s.get(kept)["status"]["state"] == "Running"

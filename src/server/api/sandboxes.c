@@ -31,6 +31,10 @@ static void create_over(struct create_call *c) {
 // Official clients read `code` from these statuses only; anything else becomes a 500 (decision 7).
 static void limit_status(struct error *err) {
     static const int known[] = {400, 401, 403, 409, 422, 429, 500};
+    if (error_is(err, ERR_R_UNAVAILABLE)) { // also while an image is looked for
+        err->status = 500;                  // docker-runtime.md decision 5
+        return;
+    }
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (err->status == known[i])
             return;

@@ -104,7 +104,7 @@ static int adopt_run(struct operation *op, struct error *err) {
 // The runtime itself is away: nothing is known of any sandbox, and no record changes. The next
 // start asks again.
 static bool is_away(const struct error *err) {
-    return err && strcmp(err->code, error_code(ERR_R_UNAVAILABLE)) == 0;
+    return err && error_is(err, ERR_R_UNAVAILABLE);
 }
 
 static bool ended_well(const struct inspection *i) {
