@@ -136,6 +136,8 @@ int parse_duration(const char *text, int64_t *ret_ns) {
     } units[] = {{"ns", 1},         {"us", 1000},       {"\xc2\xb5s", 1000}, {"ms", 1000000},
                  {"s", 1000000000}, {"m", 60000000000}, {"h", 3600000000000}};
     int64_t sum = 0;
+    bool negative = *text == '-';
+    text += negative || *text == '+';
     if (!strcmp(text, "0")) {
         *ret_ns = 0;
         return 0;
@@ -159,6 +161,6 @@ int parse_duration(const char *text, int64_t *ret_ns) {
             return -1;
         text += n + u;
     }
-    *ret_ns = sum;
+    *ret_ns = negative ? -sum : sum;
     return 0;
 }

@@ -16,7 +16,8 @@ int parse_hex64(const char *text, size_t len, uint64_t *ret);
 // (compat-1.1.1.md L12b).
 int parse_memory(const char *text, uint64_t *ret_bytes);
 int parse_cpu(const char *text, uint64_t *ret_millis); // thousandths of a core, rounded down, >= 1
-// Go duration: "300ms", "1.5s", "2h45m"; a bare number is refused except "0". Nanoseconds.
+// Go duration: "300ms", "1.5s", "2h45m", "-1s", "+1s"; a bare number is refused except "0".
+// Nanoseconds, negative with a '-'.
 int parse_duration(const char *text, int64_t *ret_ns);
 
 #endif

@@ -190,6 +190,8 @@ def test_flags():
                         (["--graceful-shutdown-timeout", "5"], "duration")):
         p = subprocess.run([binary, *words], capture_output=True, text=True, timeout=10)
         assert p.returncode == 2 and text in p.stderr and "Usage" in p.stderr
+    with Execd("--jupyter-idle-poll-interval", "-5ms", env={"EXECD_API_GRACE_SHUTDOWN": "-1s", "EXECD_JUPYTER_IDLE_POLL_INTERVAL": "-5ms"}) as e:
+        assert e.request("GET", "/ping").status == 200
     p = subprocess.run([binary], env={"EXECD_API_GRACE_SHUTDOWN": "soon"}, capture_output=True, text=True, timeout=10)
     assert p.returncode == 2
 

@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     CHECK(parse_memory(text, &n) || n > 0);
     CHECK(parse_cpu(text, &n) || n > 0);
-    CHECK(parse_duration(text, &ns) || ns >= 0);
+    CHECK(parse_duration(text, &ns) || *text == '-' || ns >= 0);
     CHECK(parse_u64n((const char *)data, size, 5, 70000, &n) || (n >= 5 && n <= 70000));
     CHECK(parse_i64(text, -7, 70000, &us) || (us >= -7 && us <= 70000));
     CHECK(parse_hex64((const char *)data, size, &n) || size <= 16);
