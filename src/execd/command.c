@@ -323,9 +323,10 @@ static int spawn_it(struct command *c, const struct command_spec *spec, struct a
     if (spec->script) {
         bool bash;
         size_t len = strlen(spec->script);
-        argv[0] = process_shell(a, &bash);
-        if (!argv[0])
+        s.file = process_shell(a, &bash);
+        if (!s.file)
             return error_set(err, ENOENT, "no shell: neither bash nor sh is in PATH");
+        argv[0] = bash ? "bash" : "sh";
         argv[1] = "-c";
         argv[2] = spec->script;
         if (len > SCRIPT_ARGUMENT_MAX) {
