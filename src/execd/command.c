@@ -111,7 +111,7 @@ failed:
 
 static json_t *traceback(const struct command *c, const char *text) {
     json_t *list = json_pack("[s]", text);
-    if (process_oom_kills() > c->run->oom_kills) {
+    if (process_out_of_memory(c->status, c->run->oom_kills)) {
         char line[64];
         uint64_t limit = process_memory_limit();
         (void)snprintf(line, sizeof line, limit ? "out of memory: limit %llu" : "out of memory",

@@ -191,6 +191,11 @@ uint64_t process_oom_kills_below(const char *root) {
     return count;
 }
 
+bool process_out_of_memory_below(const char *root, struct exit_status status, uint64_t before) {
+    return (status.signal == SIGKILL || status.code == 128 + SIGKILL) &&
+           process_oom_kills_below(root) > before;
+}
+
 uint64_t process_memory_limit_below(const char *root) {
     static const uint64_t unlimited = 1ull << 62; // v1 says 2^63 less a page
     char text[32];

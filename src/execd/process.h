@@ -79,6 +79,12 @@ static inline uint64_t process_oom_kills(void) {
 static inline uint64_t process_memory_limit(void) {
     return process_memory_limit_below("");
 }
+// Whether a process ended for want of memory: it, or a child of which a shell tells with 137, was
+// killed, and the count has grown since `before`. No other end is one, whatever happened beside it.
+bool process_out_of_memory_below(const char *root, struct exit_status status, uint64_t before);
+static inline bool process_out_of_memory(struct exit_status status, uint64_t before) {
+    return process_out_of_memory_below("", status, before);
+}
 
 // Text of an end as the reference words it: "exit status 3", "signal: killed".
 const char *process_describe(struct exit_status status, char *text, size_t size);

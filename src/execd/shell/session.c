@@ -95,7 +95,7 @@ static void run_result(struct run *r) {
     } else {
         (void)snprintf(code, sizeof code, "%d", st->signal ? -1 : st->code);
         run_error(r, "CommandExecError", code, process_describe(*st, text, sizeof text),
-                  process_oom_kills() > r->oom_kills);
+                  process_out_of_memory(*st, r->oom_kills));
     }
 }
 

@@ -179,6 +179,13 @@ static void memory_of_both_kinds(void **state) {
         "low 0\nhigh 0\nmax 12\noom 2\noom_kill 5\noom_group_kill 0\n");
     put(root, "/fs/cgroup", "memory.max", "max\n");
     assert_int_equal(process_oom_kills_below(root), 5);
+    const struct exit_status killed = {.code = -1, .signal = SIGKILL}, told = {.code = 137},
+                             other = {.code = 3}, ended = {.code = -1, .signal = SIGTERM};
+    assert_true(process_out_of_memory_below(root, killed, 4));
+    assert_true(process_out_of_memory_below(root, told, 4));
+    assert_false(process_out_of_memory_below(root, killed, 5));
+    assert_false(process_out_of_memory_below(root, other, 4)); // somebody else's
+    assert_false(process_out_of_memory_below(root, ended, 4));
     assert_int_equal(process_memory_limit_below(root), 0);
     put(root, "/fs/cgroup", "memory.max", "1048576\n");
     assert_int_equal(process_memory_limit_below(root), 1048576);
