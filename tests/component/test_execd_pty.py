@@ -297,6 +297,22 @@ def test_viewers(pty, execd):
         assert v.closed() == (1000, "process exited")
 
 
+def test_a_viewer_is_refused_whatever_it_wants_to_do(pty):
+    p = pty()
+    p.open().until(rb"[#$] $")
+    v = p.open("?mode=viewer")
+    v.ws.send("no json")
+    v.ws.send(b"")
+    v.ws.send(b"\7x")
+    v.send(type="ping")
+    assert v.text("pong")  # what means nothing is ignored
+    for frame in (dict(type="signal", signal="SIGNOTHING"), dict(type="resize", cols=0, rows=0), dict(type="stdin"), dict(type="signal")):
+        v.send(**frame)
+        assert v.text("error")["code"] == "READ_ONLY"
+    v.send(type="resize")
+    assert v.closed()[0] == 1008
+
+
 def test_a_viewer_that_reads_nothing_stops_nobody(pty):
     p = pty(command="read go; head -c 30000000 /dev/zero | tr '\\0' z; echo done")
     c = p.open("?pty=0")

@@ -184,7 +184,7 @@ static void on_message(struct websocket *w, enum websocket_kind kind, const char
             shown--;
         (void)snprintf(message, sizeof message, "unknown frame type \"%.*s\"", (int)shown, f.data);
         send_error(c, "INVALID_FRAME", message);
-    } else if (c->viewer && f.type != PTY_FRAME_IGNORED) {
+    } else if (c->viewer && f.acts) {
         refuse(c);
     } else {
         act(c, &f);

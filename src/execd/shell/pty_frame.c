@@ -51,14 +51,18 @@ static void read_ping(struct pty_frame *f) {
 static const struct {
     const char *name;
     void (*read)(struct pty_frame *f);
-} types[] = {
-    {"stdin", read_stdin}, {"signal", read_signal}, {"resize", read_resize}, {"ping", read_ping}};
+    bool acts;
+} types[] = {{"stdin", read_stdin, true},
+             {"signal", read_signal, true},
+             {"resize", read_resize, true},
+             {"ping", read_ping, false}};
 
 void pty_frame_read(struct pty_frame *f, bool text, const char *data, size_t len) {
     *f = (struct pty_frame){.type = PTY_FRAME_IGNORED};
     if (!text) {
         if (len && data[0] == PTY_STDIN) {
             f->type = PTY_FRAME_STDIN;
+            f->acts = true;
             f->data = data + 1;
             f->len = len - 1;
         }
@@ -72,6 +76,7 @@ void pty_frame_read(struct pty_frame *f, bool text, const char *data, size_t len
     for (size_t i = 0; i < ARRAY_SIZE(types); i++)
         if (!strcmp(f->data, types[i].name)) {
             types[i].read(f);
+            f->acts = types[i].acts;
             return;
         }
     f->type = PTY_FRAME_UNKNOWN;

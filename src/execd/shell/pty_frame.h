@@ -23,6 +23,7 @@ enum { PTY_REPLAY_HEADER = 9 }; // channel byte and offset, big-endian
 
 struct pty_frame {
     enum pty_frame_type type;
+    bool acts;        // of a kind that only the holder may send, also when it is ignored
     const char *data; // stdin; NUL-terminated name of an unknown type
     size_t len;
     int signal;
