@@ -390,7 +390,10 @@ static void tell_failure(struct command *c, const struct error *err) {
     for (int i = 0; i < 2; i++)
         close_pipe(run, i);
     run->drained = true;
-    events_error(run->events, "CommandExecError", err->message, json_pack("[s]", err->message));
+    if (c->background) // a late error (execd.md 2.3)
+        events_error(run->events, CODE_RUNTIME, err->message, json_array());
+    else
+        events_error(run->events, "CommandExecError", err->message, json_pack("[s]", err->message));
     leave_reply(run);
     settle(run);
 }

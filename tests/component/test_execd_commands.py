@@ -92,6 +92,11 @@ def test_argv(execd, tmp_path):
     assert execd.stdout(["tool"], envs={"PATH": f"relative:{tmp_path}:/bin:/usr/bin"}).startswith("tool /")
     missing = execd.run(["no-such-program"])[-1]
     assert missing["error"]["ename"] == "CommandExecError" and "No such file" in missing["error"]["evalue"]
+    events = execd.run(["no-such-program"], background=True)
+    late = events[-1]["error"]
+    assert late == {"ename": "RUNTIME_ERROR", "evalue": missing["error"]["evalue"], "traceback": []}
+    status = execd.status(events[0]["text"])
+    assert (status["running"], status["exit_code"], status["error"]) == (False, 255, late["evalue"])
     for argv in ([], [""], ["a\0b"], "x", [1]):
         assert execd.request("POST", "/command", {"argv": argv}).status == 400, argv
 
