@@ -246,7 +246,9 @@ static bool redirects(struct http_exchange *x) {
 static void no_route(struct http_exchange *x, const char *allowed) {
     static const char text[] = "404 page not found";
     (void)allowed;
-    if (!redirects(x))
+    if (!strncmp(x->path, "/proxy//", 8))
+        handle_proxy_no_port(x);
+    else if (!redirects(x))
         http_reply(x, 404, "text/plain", text, sizeof text - 1);
 }
 

@@ -185,7 +185,7 @@ def test_nobody_listens(execd):
     assert r.status == 502 and r.json()["code"] and r.json()["message"]
 
 
-@pytest.mark.parametrize("path,status", [("/proxy/", 400), ("/proxy", 404), ("/proxy/0/", 400), ("/proxy/65536/x", 400),
+@pytest.mark.parametrize("path,status", [("/proxy/", 400), ("/proxy//x", 400), ("/proxy", 404), ("/proxy/0/", 400), ("/proxy/65536/x", 400),
                                          ("/proxy/abc/x", 400), ("/proxy/-1/", 400)])
 def test_bad_ports(execd, path, status):
     assert execd.request("GET", path).status == status
