@@ -87,6 +87,28 @@ def test_signals_are_forwarded():
         assert ended(e)[0] == 9 and b"got term" in e.ring()
 
 
+def test_every_signal_of_bootstrap_and_more_is_forwarded():
+    names = ("INT", "QUIT", "HUP", "USR2", "WINCH")
+    traps = "".join(f"trap 'echo got {n}' {n}; " for n in names)
+    with init("bash", "-c", f"{traps}echo ready; while :; do sleep 0.05; done") as e:
+        wait_until(lambda: e.ring_path.exists() and e.ring_path.stat().st_size > 16 and b"ready" in e.ring(), "the entrypoint")
+        for n in names:
+            os.kill(e.pid, getattr(signal, f"SIG{n}"))
+            wait_until(lambda: f"got {n}\n".encode() in e.ring(), n)
+        assert e.stdout("echo alive") == "alive\n"
+
+
+def test_log_file(tmp_path):
+    file = tmp_path / "log"
+    with Execd(env={"EXECD_LOG_FILE": str(tmp_path)}) as e:  # a directory: it says so, and goes on
+        assert "EXECD_LOG_FILE" in e.output()
+    with init(env={"EXECD_LOG_FILE": str(file)}) as e:
+        assert e.request("GET", "/ping").status == 200
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        assert lines and "listening" not in e.output() and any("listening on port" in x["msg"] for x in lines)
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_commands_run_beside_the_entrypoint():
     with init("sleep", "1000") as e:
         assert e.stdout("echo beside") == "beside\n"

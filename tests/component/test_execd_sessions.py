@@ -76,6 +76,21 @@ def test_runs_keep_their_order(session):
     assert [o.result()[0] for o in others] == ["first\n", "0\n", "1\n", "2\n", "3\n"]
 
 
+def test_too_many_waiting_runs_are_refused(execd, tmp_path):
+    s = Session(execd)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    runs = [s.follow(f"read x <{gate}; echo 0")] + [s.follow(f"echo {i}") for i in range(1, 65)]
+    r = execd.request("POST", f"/session/{s.id}/run", {"command": "echo no"})
+    assert r.status == 409 and r.json()["code"] == "RUNTIME_ERROR" and "session is busy" in r.json()["message"]
+    gate.write_text("go\n")
+    for i, run in enumerate(runs):
+        assert text_of(list(run)) == f"{i}\n"
+        run.close()
+    assert s.run("echo again") == ("again\n", "0")
+    s.delete()
+
+
 def test_a_session_outlives_its_directory(execd, session, tmp_path):
     gone = tmp_path / "gone"
     assert session.run(f"export A=1; mkdir {gone}; cd {gone}; rmdir {gone}") == ("", "0")

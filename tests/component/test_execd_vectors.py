@@ -92,6 +92,17 @@ def test_a2_users(execd, members, expected):
     assert execd.stdout("echo $(id -u):$(id -g)", **members) == expected + "\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a2_a_known_user_gets_its_groups(tmp_path):
+    (tmp_path / "passwd").write_text("root:x:0:0::/root:/bin/sh\nann:x:4711:4712::/home/ann:/bin/sh\n")
+    (tmp_path / "group").write_text("root:x:0:\nann:x:4712:\none:x:4801:bob,ann\ntwo:x:4802:ann\nother:x:4803:bob,anna\n")
+    hide = f"for f in passwd group; do mount --bind {tmp_path}/$f /etc/$f || exit; done; exec \"$@\""
+    with Execd(wrap=["unshare", "--mount", "sh", "-c", hide, "sh"]) as e:
+        assert e.stdout("id -u; id -g; id -G", uid=4711) == "4711\n4712\n4712 4801 4802\n"
+        assert e.stdout("id -g; id -G", uid=4711, gid=4803) == "4803\n4803 4712 4801 4802\n"
+        assert e.stdout("id -g; id -G", uid=4999) == "4999\n4999\n"  # unknown: none of ours
+
+
 @pytest.mark.parametrize("members", [{"uid": -1}, {"uid": "x"}, {"gid": 5}, {"uid": 1.0}, {"timeout": -1}, {"timeout": "1"}, {"cwd": "/nowhere"},
                                      {"cwd": "$NOT_SET_ANYWHERE"}, {"envs": {"A": 1}}, {"envs": []}, {"background": "yes"},
                                      {"argv": ["x"]}, {"command": ""}, {"command": None}, {"command": 5}])
