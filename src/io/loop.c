@@ -39,13 +39,6 @@ static void on_idle(uv_idle_t *idle) {
     (void)idle;
 } // its being active is what keeps the poll from sleeping
 
-static void on_after_poll(uv_check_t *check) {
-    struct loop *l = loop_of(check->loop);
-    run_tasks(&l->deferred);
-    if (list_empty(&l->deferred))
-        uv_idle_stop(&l->no_sleep);
-}
-
 void loop_post(struct loop *l, struct loop_task *task) {
     pthread_mutex_lock(&l->lock);
     list_push_back(&l->posted, &task->node);
@@ -79,15 +72,38 @@ static void arm(struct loop *l) {
     uv_timer_start(&l->alarm, on_alarm, wait_ms, 0);
 }
 
+// libuv rings before it polls. Who was stopped for a while (a busy machine, a frozen cgroup) finds
+// deadlines passed and the bytes that would have kept them still unread: they come first.
 static void on_alarm(uv_timer_t *alarm) {
     struct loop *l = loop_of(alarm->loop);
+    struct heap_node *first = heap_peek(&l->timers);
     int64_t now = clock_boot_ns();
-    for (struct heap_node *n; (n = heap_peek(&l->timers)) && n->key <= now;) {
+    if (!first || first->key > now) {
+        arm(l);
+        return;
+    }
+    l->due_ns = now;
+    uv_idle_start(&l->no_sleep, on_idle);
+}
+
+static void run_timers(struct loop *l) {
+    if (!l->due_ns)
+        return;
+    for (struct heap_node *n; (n = heap_peek(&l->timers)) && n->key <= l->due_ns;) {
         struct timer *t = CONTAINER_OF(n, struct timer, node);
         heap_remove(&l->timers, n);
         t->fire(t);
     }
+    l->due_ns = 0;
     arm(l);
+}
+
+static void on_after_poll(uv_check_t *check) {
+    struct loop *l = loop_of(check->loop);
+    run_timers(l);
+    run_tasks(&l->deferred);
+    if (list_empty(&l->deferred))
+        uv_idle_stop(&l->no_sleep);
 }
 
 void timer_start_at(struct loop *l, struct timer *t, int64_t boot_ns,

@@ -25,8 +25,9 @@ struct loop {
     uv_loop_t uv;
     uv_async_t wake;       // loop_post() from other threads
     uv_timer_t alarm;      // earliest of `timers`
-    uv_check_t after_poll; // runs `deferred`
-    uv_idle_t no_sleep;    // active while `deferred` is not empty
+    uv_check_t after_poll; // runs the timers that are due, then `deferred`
+    uv_idle_t no_sleep;    // active while either waits for it
+    int64_t due_ns;        // timers up to here fire behind the next poll; 0: none
     struct heap timers;    // struct timer, by deadline
     struct list deferred;  // struct loop_task
     pthread_mutex_t lock;  // guards `posted`
@@ -48,7 +49,8 @@ void loop_defer(struct loop *l,
 void loop_cancel(struct loop *l,
                  struct loop_task *task); // loop thread; a deferred task that must not run
 
-// A timer. Zero-initialise, or timer_init(). Stop (or fire) before the memory goes.
+// A timer. Zero-initialise. Stop (or fire) before the memory goes. It fires behind a poll that
+// began after its deadline: what came in time is handled first, also when the program was stopped.
 struct timer {
     struct heap_node node;
     struct loop *loop;

@@ -198,6 +198,58 @@ static void a_timer_may_arm_itself_again(void **state) {
     free(a);
 }
 
+struct reader {
+    uv_poll_t poll;
+    int fds[2]; // reads [0]
+    char letter;
+    struct reader *other;
+    struct timer *timer;
+};
+
+static void on_readable(uv_poll_t *poll, int status, int events) {
+    struct reader *r = CONTAINER_OF(poll, struct reader, poll);
+    char byte;
+    assert_int_equal(status, 0);
+    assert_int_equal(events, UV_READABLE);
+    assert_int_equal(read(r->fds[0], &byte, 1), 1);
+    put(r->letter);
+    if (r->other) { // a deadline, and what would keep it
+        assert_int_equal(write(r->other->fds[1], "x", 1), 1);
+        timer_start_at(poll->loop->data, r->timer, clock_boot_ns(), on_timer);
+    }
+}
+
+static void reader_open(struct loop *l, struct reader *r) {
+    pair(r->fds);
+    assert_int_equal(uv_poll_init(&l->uv, &r->poll, r->fds[0]), 0);
+    assert_int_equal(uv_poll_start(&r->poll, UV_READABLE, on_readable), 0);
+}
+
+static void reader_close(struct loop *l, struct reader *r) {
+    uv_close((uv_handle_t *)&r->poll, NULL);
+    loop_step(l);
+    close(r->fds[0]);
+    close(r->fds[1]);
+}
+
+// Of a program that was stopped: what came in time is read before a deadline is judged.
+static void what_lies_there_comes_before_a_deadline_that_passed(void **state) {
+    struct loop *l = *state;
+    struct note *a = note(l, 'a'), *b = note(l, 'b');
+    struct reader second = {.letter = '2'};
+    struct reader first = {.letter = '1', .other = &second, .timer = &b->timer};
+    reader_open(l, &first);
+    reader_open(l, &second);
+    timer_start_at(l, &a->timer, clock_boot_ns(), on_timer);
+    assert_int_equal(write(first.fds[1], "x", 1), 1);
+    UNTIL(l, strlen(written) == 4);
+    assert_string_equal(written, "1a2b");
+    reader_close(l, &first);
+    reader_close(l, &second);
+    free(a);
+    free(b);
+}
+
 static void many_timers_keep_order(void **state) {
     enum { MANY = 2000 };
     struct loop *l = *state;
@@ -251,6 +303,7 @@ int main(void) {
         NOTE_TEST(a_stopped_timer_does_not_fire),
         NOTE_TEST(a_timer_frees_itself_and_a_due_neighbour),
         NOTE_TEST(a_timer_may_arm_itself_again),
+        NOTE_TEST(what_lies_there_comes_before_a_deadline_that_passed),
         NOTE_TEST(many_timers_keep_order),
         NOTE_TEST(a_stop_before_the_run_counts),
         cmocka_unit_test(closing_runs_what_was_posted),
