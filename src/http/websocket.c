@@ -320,14 +320,21 @@ static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+static int64_t silence_deadline(const struct websocket *w) {
+    return takes_input(w) ? after(w->seen_ns, w->settings.silence_ms) : never;
+}
+
 static int64_t cut_deadline(const struct websocket *w) {
     const struct websocket_settings *s = &w->settings;
     int64_t first = w->close_sent ? after(w->close_ns, s->close_ms) : never;
     if (websocket_queued(w))
         first = least(first, after(w->write_ns, s->write_ms));
-    if (takes_input(w))
-        first = least(first, after(w->seen_ns, s->silence_ms));
-    return first;
+    return least(first, silence_deadline(w));
+}
+
+// A ping waits for its answer, or none are sent.
+static bool asked(const struct websocket *w) {
+    return w->settings.ping_ms <= 0 || w->pinged_ns > w->seen_ns;
 }
 
 static int64_t ping_deadline(const struct websocket *w) {
@@ -337,6 +344,8 @@ static int64_t ping_deadline(const struct websocket *w) {
 static void on_timer(struct timer *t) {
     struct websocket *w = CONTAINER_OF(t, struct websocket, timer);
     int64_t now = clock_boot_ns();
+    if (!asked(w) && silence_deadline(w) <= now)
+        w->seen_ns = now; // this program was stopped: the peer has its time from the next ping on
     if (cut_deadline(w) <= now) {
         finish(w);
         return;

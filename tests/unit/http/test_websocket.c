@@ -454,10 +454,10 @@ static void silence_and_stuck_writes_are_cut(void **state) {
 
 static void pings_keep_a_silent_peer(void **state) {
     struct web *w = *state;
-    settings.silence_ms = 200;
+    settings.silence_ms = 20;
     settings.ping_ms = 5;
     struct peer *p = connected(w);
-    int64_t later = clock_boot_ms() + 300;
+    int64_t later = clock_boot_ms() + 100;
     while (clock_boot_ms() < later) {
         PEER_UNTIL(w, p, p->in.len >= 2);
         assert_memory_equal(p->in.data, "\x89\x00", 2);
@@ -465,6 +465,28 @@ static void pings_keep_a_silent_peer(void **state) {
         send_frame(w, p, 0x8a, "", 0);
     }
     assert_int_equal(got.closes, 0);
+    peer_free(p);
+}
+
+// After a stop (a frozen cgroup) silence says nothing about a peer that nobody had asked.
+static void who_was_stopped_asks_before_it_cuts(void **state) {
+    struct web *w = *state;
+    settings.silence_ms = 20;
+    settings.ping_ms = 15;
+    struct peer *p = connected(w);
+    do {
+        PEER_UNTIL(w, p, p->in.len >= 2);
+        peer_forget(p);
+        send_frame(w, p, 0x8a, "", 0);
+        peer_turn(w, p);
+    } while (p->in.len); // until no ping is on its way
+    (void)poll(NULL, 0, 25);
+    peer_turn(w, p);
+    assert_int_equal(got.closes, 0);
+    assert_int_equal(p->in.len, 2);
+    assert_memory_equal(p->in.data, "\x89\x00", 2);
+    CLOSED(w, p, 1); // and no answer is silence
+    assert_int_equal(got.status, WEBSOCKET_ABNORMAL);
     peer_free(p);
 }
 
@@ -528,6 +550,7 @@ int main(void) {
         WS_TEST(unread_pongs_stop_the_pings),
         WS_TEST(silence_and_stuck_writes_are_cut),
         WS_TEST(pings_keep_a_silent_peer),
+        WS_TEST(who_was_stopped_asks_before_it_cuts),
         cmocka_unit_test(splits_do_not_matter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
