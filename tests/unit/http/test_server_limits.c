@@ -256,12 +256,30 @@ static void a_paused_body_does_not_time_out(void **state) {
     assert_int_equal(w->body_end, -1);
     w->pause = false;
     http_body_resume(w->held);
-    peer_turn(w, p);
-    assert_int_equal(w->body_end, -1); // its time begins anew
     peer_says(p, "def");
     PEER_UNTIL(w, p, w->body_end == 1);
     http_reply_empty(w->held, 200);
     PEER_HEARS(w, p, "200 OK");
+    peer_free(p);
+    web_free(w);
+}
+
+static void the_time_of_a_body_begins_anew_with_its_resuming(void **state) {
+    (void)state;
+    struct web *w = web_with(short_body);
+    struct peer *p = peer_new(w);
+    w->pause = true;
+    peer_says(p, "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc");
+    PEER_UNTIL(w, p, w->body.len == 3);
+    int64_t later = clock_boot_ms() + 60;
+    PEER_UNTIL(w, p, clock_boot_ms() > later);
+    w->pause = false;
+    int64_t resumed = clock_boot_ms();
+    http_body_resume(w->held);
+    PEER_UNTIL(w, p, w->body_end == 0);
+    assert_true(clock_boot_ms() - resumed >= 20);
+    http_reply_empty(w->held, 408);
+    PEER_HEARS_END(w, p);
     peer_free(p);
     web_free(w);
 }
@@ -277,10 +295,12 @@ static void idle_connections_close(void **state) {
     PEER_HEARS_END(w, fresh);
     assert_int_equal(fresh->in.len, 0);
     assert_int_equal(http_server_connections(w->server), 1); // a running exchange is not idle
+    int64_t replied = clock_boot_ms();
     http_reply_empty(w->held, 200);
+    assert_int_equal(http_server_connections(w->server), 1);
     PEER_HEARS(w, busy, "200 OK");
-    assert_int_equal(http_server_connections(w->server), 1); // idle from now on
     PEER_HEARS_END(w, busy);
+    assert_true(clock_boot_ms() - replied >= 20); // idle from the answer on
     peer_free(fresh);
     peer_free(used);
     peer_free(busy);
@@ -389,6 +409,7 @@ int main(void) {
         cmocka_unit_test(half_a_head_times_out),
         cmocka_unit_test(half_a_body_times_out),
         cmocka_unit_test(a_paused_body_does_not_time_out),
+        cmocka_unit_test(the_time_of_a_body_begins_anew_with_its_resuming),
         cmocka_unit_test(idle_connections_close),
         cmocka_unit_test(a_reader_that_stopped_is_cut),
         cmocka_unit_test(drain_lets_exchanges_end),
