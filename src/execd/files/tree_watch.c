@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/list.h"
 #include "base/map.h"
 #include "base/path.h"
@@ -22,7 +23,8 @@ enum {
            IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF,
     DEPTH_MAX = 256,
     PATH_TEXT_MAX = 256 * 1024,
-    PAIR_WAIT_MS = 2 // between the two events of one rename, when they fell into two reads
+    QUEUE_MAX = 4096,  // events that wait for the other half of a rename
+    PAIR_WAIT_MS = 100 // for it: between the two, who renames may have to wait for a processor
 };
 
 struct node {
@@ -32,12 +34,12 @@ struct node {
     char *name;
 };
 
-// The first half of a rename.
-struct moved {
-    uint32_t cookie; // 0: none
-    char *path;
-    struct node *node; // of a directory
-    bool directory;
+struct event {
+    struct list node;
+    int64_t read_ms;
+    int wd;
+    uint32_t mask, cookie;
+    char name[]; // "" for the watched itself
 };
 
 struct tree_watch {
@@ -48,8 +50,8 @@ struct tree_watch {
     bool recursive, root_is_directory, gone, full;
     struct node root;
     struct map nodes; // by wd
-    unsigned count, told_new;
-    struct moved moved;
+    unsigned count, told_new, queued;
+    struct list queue; // struct event
     tree_change_fn *tell;
     void *arg;
     char buffer[BUFFER] __attribute__((aligned(8)));
@@ -239,57 +241,114 @@ static struct node *child(struct node *n, const char *name) {
 
 // ---- events ----
 
-// A name left the tree, or its other half never came.
-static void settle_moved(struct tree_watch *t) {
-    struct moved *m = &t->moved;
-    if (!m->cookie)
-        return;
-    t->tell(t->arg, TREE_DELETED, m->path, NULL, m->directory);
-    node_drop(t, m->node, true);
-    free(m->path);
-    *m = (struct moved){0};
-}
-
-static void moved_from(struct tree_watch *t, struct node *n, const struct inotify_event *e) {
-    cleanup_strbuf struct strbuf path;
-    strbuf_init(&path, PATH_TEXT_MAX);
-    full_path(t, n, e->name, &path);
-    bool directory = e->mask & IN_ISDIR;
-    t->moved = (struct moved){e->cookie, strbuf_detach(&path), directory ? child(n, e->name) : NULL,
-                              directory};
-    if (!t->moved.path)
-        t->moved = (struct moved){0};
-}
-
-static void moved_to(struct tree_watch *t, struct node *n, const struct inotify_event *e) {
-    struct moved m = t->moved;
-    bool directory = e->mask & IN_ISDIR;
-    if (!m.cookie || m.cookie != e->cookie) {
-        settle_moved(t);
-        tell(t, TREE_CREATED, n, e->name, NULL, directory);
-        if (directory && t->recursive)
-            add_named(t, n, e->name);
-        return;
+// Reads at most one buffer.
+static void read_events(struct tree_watch *t) {
+    ssize_t len = read(t->inotify, t->buffer, sizeof t->buffer);
+    int64_t now = clock_boot_ms();
+    for (ssize_t at = 0; at < len;) {
+        const struct inotify_event *e = (const void *)(t->buffer + at);
+        const char *name = e->len ? e->name : "";
+        size_t size = strlen(name) + 1;
+        struct event *copy = malloc(sizeof *copy + size);
+        if (copy) {
+            *copy = (struct event){{0}, now, e->wd, e->mask, e->cookie};
+            memcpy(copy->name, name, size);
+            list_push_back(&t->queue, &copy->node);
+            t->queued++;
+        } else {
+            tell_lost(t);
+        }
+        at += (ssize_t)(sizeof *e + e->len);
     }
-    t->moved = (struct moved){0};
-    tell(t, TREE_MOVED, n, e->name, m.path, directory);
-    free(m.path);
-    char *name = m.node ? strdup(e->name) : NULL;
-    if (name) {
-        list_remove(&m.node->sibling);
-        list_push_back(&n->children, &m.node->sibling);
-        m.node->parent = n;
-        free(m.node->name);
-        m.node->name = name;
-    } else if (directory && t->recursive) {
-        node_drop(t, m.node, true);
+}
+
+static struct event *take_event(struct tree_watch *t) {
+    struct list *node = list_pop(&t->queue);
+    t->queued -= node != NULL;
+    return node ? LIST_ENTRY(node, struct event, node) : NULL;
+}
+
+// The other half of a rename, behind its first in the queue. The kernel writes both while it holds
+// the directories, but events of others come between. *ret_over: there will be none, as something
+// else happened to the names of that directory since.
+static struct event *find_half(const struct tree_watch *t, const struct event *from,
+                               bool *ret_over) {
+    LIST_EACH(&t->queue, at) {
+        struct event *e = LIST_ENTRY(at, struct event, node);
+        if (e->mask & IN_MOVED_TO && e->cookie == from->cookie)
+            return e;
+        if (e->wd == from->wd && e->mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO)) {
+            *ret_over = true;
+            break;
+        }
+    }
+    return NULL;
+}
+
+static struct event *await_half(struct tree_watch *t, const struct event *from) {
+    bool over = false;
+    for (;;) {
+        struct event *e = find_half(t, from, &over);
+        int64_t left = from->read_ms + PAIR_WAIT_MS - clock_boot_ms();
+        struct pollfd p = {.fd = t->inotify, .events = POLLIN};
+        if (e || over || left <= 0 || t->queued >= QUEUE_MAX || poll(&p, 1, (int)left) <= 0)
+            return e;
+        read_events(t);
+    }
+}
+
+static void arrived(struct tree_watch *t, struct node *n, const struct event *e) {
+    bool directory = e->mask & IN_ISDIR;
+    tell(t, TREE_CREATED, n, e->name, NULL, directory);
+    if (directory && t->recursive)
         add_named(t, n, e->name);
+}
+
+static void left(struct tree_watch *t, struct node *n, const struct event *e) {
+    bool directory = e->mask & IN_ISDIR;
+    tell(t, TREE_DELETED, n, e->name, NULL, directory);
+    if (directory)
+        node_drop(t, child(n, e->name), true);
+}
+
+static void renamed(struct tree_watch *t, struct node *n, const struct event *from, struct node *to,
+                    const struct event *e) {
+    cleanup_strbuf struct strbuf path;
+    bool directory = e->mask & IN_ISDIR;
+    struct node *moved = directory ? child(n, from->name) : NULL;
+    strbuf_init(&path, PATH_TEXT_MAX);
+    full_path(t, n, from->name, &path);
+    if (!path.failed)
+        tell(t, TREE_MOVED, to, e->name, path.data, directory);
+    char *name = moved ? strdup(e->name) : NULL;
+    if (name) {
+        list_remove(&moved->sibling);
+        list_push_back(&to->children, &moved->sibling);
+        moved->parent = to;
+        free(moved->name);
+        moved->name = name;
+    } else if (directory && t->recursive) {
+        node_drop(t, moved, true);
+        add_named(t, to, e->name);
     }
+}
+
+static void moved_from(struct tree_watch *t, struct node *n, const struct event *from) {
+    struct event *e = await_half(t, from);
+    struct node *to = e ? node_find(t, e->wd) : NULL;
+    if (to)
+        renamed(t, n, from, to, e);
+    else
+        left(t, n, from);
+    if (!e)
+        return;
+    list_remove(&e->node);
+    t->queued--;
+    free(e);
 }
 
 // The queue of the kernel was full. Directories may have come unseen.
 static void overflowed(struct tree_watch *t) {
-    settle_moved(t);
     t->tell(t->arg, TREE_OVERFLOW, NULL, NULL, false);
     int fd = t->recursive ? open_below(t, &t->root, "") : -1;
     if (fd >= 0)
@@ -326,10 +385,8 @@ static void end_event(struct tree_watch *t, struct node *n, uint32_t mask) {
     }
 }
 
-static void process(struct tree_watch *t, const struct inotify_event *e) {
+static void process(struct tree_watch *t, const struct event *e) {
     struct node *n = node_find(t, e->wd);
-    if (t->moved.cookie && !(e->mask & IN_MOVED_TO))
-        settle_moved(t);
     if (e->mask & IN_Q_OVERFLOW)
         overflowed(t);
     else if (!n)
@@ -337,33 +394,19 @@ static void process(struct tree_watch *t, const struct inotify_event *e) {
     else if (e->mask & IN_MOVED_FROM)
         moved_from(t, n, e);
     else if (e->mask & IN_MOVED_TO)
-        moved_to(t, n, e);
+        arrived(t, n, e);
     else if (e->mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED))
         end_event(t, n, e->mask);
     else
-        plain_event(t, n, e->len ? e->name : "", e->mask);
-}
-
-static bool read_events(struct tree_watch *t) {
-    ssize_t len = read(t->inotify, t->buffer, sizeof t->buffer);
-    for (ssize_t at = 0; at < len && !t->gone;) {
-        const struct inotify_event *e = (const void *)(t->buffer + at);
-        process(t, e);
-        at += (ssize_t)(sizeof *e + e->len);
-    }
-    return len > 0;
+        plain_event(t, n, e->name, e->mask);
 }
 
 bool tree_watch_read(struct tree_watch *t, tree_change_fn *fn, void *arg) {
     t->tell = fn;
     t->arg = arg;
-    (void)read_events(t);
-    struct pollfd p = {.fd = t->inotify, .events = POLLIN};
-    if (t->moved.cookie && !t->gone) {
-        if (poll(&p, 1, PAIR_WAIT_MS) > 0)
-            (void)read_events(t);
-        settle_moved(t);
-    }
+    read_events(t);
+    for (struct event *e; !t->gone && (e = take_event(t)); free(e))
+        process(t, e);
     return !t->gone;
 }
 
@@ -427,6 +470,7 @@ struct tree_watch *tree_watch_new(int fd, const char *path, bool recursive, stru
     t->recursive = recursive;
     map_init(&t->nodes);
     list_init(&t->root.children);
+    list_init(&t->queue);
     t->root_path = strdup(path);
     if (t->root_path && start(t, fd, err) == 0)
         return t;
@@ -446,7 +490,8 @@ void tree_watch_free(struct tree_watch *t) {
     while (!list_empty(&t->root.children))
         node_drop(t, LIST_ENTRY(t->root.children.next, struct node, sibling), false);
     map_clear(&t->nodes);
-    free(t->moved.path);
+    for (struct event *e; (e = take_event(t));)
+        free(e);
     const int fds[] = {t->inotify, t->slash};
     for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
         if (fds[i] >= 0)

@@ -30,7 +30,8 @@ struct tree_watch;
 // raise.
 struct tree_watch *tree_watch_new(int fd, const char *path, bool recursive, struct error *err);
 int tree_watch_fd(const struct tree_watch *t); // readable when there is something
-// Reads at most one buffer of events and tells what they mean. False: the root is gone.
+// Reads one buffer of events and tells what they mean; more while the other half of a rename is
+// awaited, up to 100 ms. False: the root is gone.
 bool tree_watch_read(struct tree_watch *t, tree_change_fn *tell, void *arg);
 void tree_watch_free(struct tree_watch *t); // NULL is fine
 
