@@ -75,18 +75,23 @@ static bool frames_meet_ip_rules(void) {
     return true;
 }
 
+// Both tables in one transaction, so that nobody finds the one without the other; the first alone
+// where the kernel does not have the second.
 static int load(const struct bridge_rules *r, struct error *err) {
     struct strbuf text cleanup_strbuf;
-    struct error frames;
+    struct error both;
     strbuf_init(&text, RULES_MAX);
+    (void)strbuf_addf(&text, ip_rules, r->table, r->bridge);
+    (void)strbuf_addf(&text, frame_rules, r->table, r->bridge);
+    if (run_nft(&text, NULL, &both) == 0)
+        return 0;
+    strbuf_clear(&text);
     (void)strbuf_addf(&text, ip_rules, r->table, r->bridge);
     if (run_nft(&text, NULL, err))
         return -1;
-    strbuf_clear(&text);
-    (void)strbuf_addf(&text, frame_rules, r->table, r->bridge);
-    if (run_nft(&text, NULL, &frames) == 0 || frames_meet_ip_rules())
+    if (frames_meet_ip_rules())
         return 0;
-    *err = frames;
+    *err = both;
     return error_wrap(err, "sandboxes see each other; `modprobe br_netfilter` is the remedy");
 }
 
