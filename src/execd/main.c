@@ -163,6 +163,7 @@ static void on_quiet(struct reaper *r) {
 }
 
 static void on_give_up(struct timer *t) {
+    log_warning("what was under way did not end in time");
     loop_stop(t->loop);
 }
 

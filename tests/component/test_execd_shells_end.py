@@ -13,6 +13,14 @@ from execd_session import Session
 from execd_terminal import Pty
 
 
+def is_sleep_50(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline") as f:
+            return f.read() == "sleep\0" "50\0"
+    except OSError:
+        return False
+
+
 def test_sigterm_with_all_under_way():
     with Execd(token="") as e:
         ended = Session(e)
@@ -34,7 +42,7 @@ def test_sigterm_with_all_under_way():
         idle = http.client.HTTPConnection("127.0.0.1", e.port)
         idle.request("GET", "/ping")
         idle.getresponse().read()
-        left = descendants(e)
+        left = [p for p in descendants(e) if not is_sleep_50(p)]
         assert e.stop() == 0, e.output()
         assert "left open" not in e.output() and "ERROR" not in e.output(), e.output()
         for r in runs + waiting:
@@ -46,8 +54,7 @@ def test_sigterm_with_all_under_way():
                     return f.read().rsplit(")", 1)[1].split()[0] != "Z"
             except OSError:
                 return False
-        wait_until(lambda: not [p for p in left if alive(p) and "sleep\0" + "50" not in open(f"/proc/{p}/cmdline").read()],
-                   "no shell is left")
+        wait_until(lambda: not any(map(alive, left)), "no shell is left")
 
 
 def test_sigterm_starts_no_run_that_waits(tmp_path):
@@ -78,8 +85,8 @@ def test_the_end_of_the_sandbox_is_told_to_every_stream(entrypoint, number):
         idles = not entrypoint
         target = e.pid if idles else next(p for p in e.children() if open(f"/proc/{p}/cmdline").read().startswith("sleep\0"))
         os.kill(target, number)
-        took, code = milliseconds(e.wait)
-        assert (code == 0 if idles else code == 137) and took < 450
+        code = e.wait()
+        assert (code == 0 if idles else code == 137) and "in time" not in e.output(), e.output()
         assert outcome(list(command)) == outcome(list(run)) == ("-1", ["signal: killed"])
         assert outcome(list(waiting)) == ("error running in session. execd is stopping", [])
 
