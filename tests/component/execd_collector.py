@@ -3,6 +3,7 @@ import http.server
 import json
 import socket
 import threading
+import time
 
 from execd_peer import wait_until
 
@@ -13,6 +14,7 @@ class Collector:
     def __init__(self, answer=200, headers=None, address=("127.0.0.1", 0)):
         self.answer, self.fields = answer, headers or {}
         self.requests = []  # (path, headers, body)
+        self.times = []  # when each had come, monotonic
         self.connections = 0
         collector = self
 
@@ -25,13 +27,15 @@ class Collector:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                answer, fields = collector.answer, collector.fields
+                collector.times.append(time.monotonic())
                 collector.requests.append((self.path, self.headers, json.loads(body)))
-                if callable(collector.answer):
+                if callable(answer):
                     self.close_connection = True
-                    collector.answer(self.connection)
+                    answer(self.connection)
                     return
-                self.send_response(collector.answer)
-                for name, value in collector.fields.items():
+                self.send_response(answer)
+                for name, value in fields.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", "2")
                 self.end_headers()

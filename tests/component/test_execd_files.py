@@ -654,7 +654,7 @@ def test_symlink_races(execd, work):
     rounds = 0
     try:
         end = time.monotonic() + (2 if os.environ.get("CHECK_SHORT") == "1" else 6)
-        while time.monotonic() < end:
+        while time.monotonic() < end or rounds <= 20 or swaps[0] <= 100:
             listed = execd.request("GET", query("/directories/list", path=str(inside), depth=3))
             assert listed.status in (200, 500) and b"canary" not in listed.body
             found = execd.request("GET", query("/files/search", path=str(inside), pattern="canary"))
@@ -673,7 +673,7 @@ def test_symlink_races(execd, work):
     finally:
         stop.set()
         swapper.result()
-    assert execd.request("GET", "/ping").status == 200 and rounds > 20 and swaps[0] > 100
+    assert execd.request("GET", "/ping").status == 200
 
 
 def test_many_at_once_and_nothing_left(execd, work):

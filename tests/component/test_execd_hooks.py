@@ -223,11 +223,10 @@ def timers(e):
 
 
 def test_a_hook_runs_on_its_schedule(tmp_path):
-    out = tmp_path / "out"
+    out, begin = tmp_path / "out", time.time()
     with init(periodic(f"date +%s.%N >>{out}; pwd; id -u; echo $A"), env={"A": "b"}) as e:
         times = wait_until(lambda: out.exists() and len(t := out.read_text().split()) >= 3 and t, "three runs", 15)
-        steps = [float(b) - float(a) for a, b in zip(times, times[1:])]
-        assert all(0.5 < s < 2.5 for s in steps), steps
+        assert float(times[2]) >= begin + 2, (begin, times)  # three whole seconds later; it may take longer
         assert f"/\n{os.geteuid()}\nb\n".encode() in e.ring()
         assert VARIABLE not in e.stdout("env")
 
@@ -248,7 +247,8 @@ def test_its_failures_and_its_time_out_are_told():
         assert start_of(e) == {"state": "started"}
         for line in b"no\nhook fails: exit status 5\n", b"hook lasts: timed out after 1 s\n", b"hook is not there: could not be started: /no/such":
             wait_until(lambda: line in e.ring(), line, 15)
-        assert e.request("GET", "/ping").status == 200 and e.zombies() == []
+        assert e.request("GET", "/ping").status == 200
+        wait_until(lambda: not e.zombies(), "all are reaped")
 
 
 def test_it_begins_after_the_start(tmp_path):

@@ -243,40 +243,46 @@ os._exit(0)
 @pytest.mark.bare
 def test_pid_1_reaps_ten_thousand_orphans_while_it_answers():
     """10,000 orphans at one moment: the kernel takes some 10 ms to give them a new parent, its processor deaf meanwhile, so they
-    come from one that both ends keep off. The machine is shared: both run before other work, and the best of six runs counts."""
+    come from one that both ends keep off. The machine is shared: both run before other work, an execd with nothing to do is asked in
+    turn, and the best of six runs counts."""
     every = os.sched_getaffinity(0)
     others = sorted(every)[:-1] or every
-    def run(e, c):
+    flags = {"pid1": True, "wrap": ("nice", "-n", "-15", "taskset", "-c", ",".join(map(str, others)))}
+
+    def ping(c):
+        return milliseconds(lambda: (c.request("GET", "/ping"), c.getresponse().read()))[0]
+
+    def run(e, busy, idle):
         gate = str(e.tmp / "gate")
         if not os.path.exists(gate):
             os.mkfifo(gate)
         command = e.background(["python3", "-c", ORPHANS, gate])
         wait_until(lambda: e.logs(command).body == b"ready\n", "10,000 zombies", 60)
         os.close(os.open(gate, os.O_WRONLY))
-        slowest = 0.0
+        slowest, control = 0.0, 0.0
         while True:  # a list of 10,000 children disturbs them all: not after every answer
             gone = not e.status(command)["running"] and not e.children()
             for _ in range(200):
-                took, _ = milliseconds(lambda: (c.request("GET", "/ping"), c.getresponse().read()))
-                slowest = max(slowest, took)
+                slowest, control = max(slowest, ping(busy)), max(control, ping(idle))
             if gone:
                 break
         assert e.zombies() == []
-        return slowest
-    with init(pid1=True, wrap=("nice", "-n", "-15", "taskset", "-c", ",".join(map(str, others)))) as e:
-        wait_until(lambda: e.request("GET", "/ping").status == 200, "the first answer")
-        c = e.connection()
-        slowest, usual = [], os.getpriority(os.PRIO_PROCESS, 0)
+        return slowest, control
+    with init(**flags) as e, init(**flags) as other:
+        for x in e, other:
+            wait_until(lambda: x.request("GET", "/ping").status == 200, "the first answer")
+        connections = e.connection(), other.connection()
+        runs, usual = [], os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, 0, -15)
         os.sched_setaffinity(0, others)
         try:
-            while len(slowest) < 6 and min(slowest, default=5) >= 5:
-                slowest.append(run(e, c))
+            while len(runs) < 6 and not any(slowest - control < 5 for slowest, control in runs):
+                runs.append(run(e, *connections))
         finally:
             os.setpriority(os.PRIO_PROCESS, 0, usual)
             os.sched_setaffinity(0, every)
-        print("slowest ping while 10,000 orphans are reaped: " + ", ".join(f"{s:.2f}" for s in slowest) + " ms")
-        assert min(slowest) < 5
+        print("slowest pings while 10,000 orphans are reaped, and of an idle execd: " + ", ".join("%.2f, %.2f" % r for r in runs) + " ms")
+        assert min(slowest - control for slowest, control in runs) < 5
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

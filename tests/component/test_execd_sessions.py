@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from execd_follow import Together, descendants, outcome, text_of
+from execd_follow import descendants, outcome, text_of
 from execd_peer import Execd, wait_until
 from execd_session import Session
 
@@ -66,14 +66,11 @@ def test_run_refuses(execd, session, body):
 
 def test_runs_keep_their_order(session):
     session.run("export N=0")
-    first = Together(session.run, "sleep 0.3; echo $N; export N=first")
-    wait_until(lambda: descendants(session.execd), "the first runs")
-    others = []
-    for i in range(5):
-        others.append(Together(session.run, f"echo $N; export N={i}"))
-        time.sleep(0.02)  # so that they arrive in this order
-    assert first.result() == ("0\n", "0")
-    assert [o.result()[0] for o in others] == ["first\n", "0\n", "1\n", "2\n", "3\n"]
+    first = session.follow("sleep 0.3; echo $N; export N=first")
+    others = [session.follow(f"echo $N; export N={i}") for i in range(5)]  # in line when their heads are here
+    events = list(first)
+    assert (text_of(events), outcome(events)[0]) == ("0\n", "0")
+    assert [text_of(list(o)) for o in others] == ["first\n", "0\n", "1\n", "2\n", "3\n"]
 
 
 def test_too_many_waiting_runs_are_refused(execd, tmp_path):
@@ -153,8 +150,11 @@ def test_what_is_left_behind_does_not_hold_the_reply(execd, session):
     wait_until(lambda: not descendants(execd), "all are gone")
 
 
-def test_what_is_left_behind_may_go_on_writing(execd, session):
-    assert session.run("rm -f late; (sleep 0.2; echo to nobody; seq 100000; echo alive >late) & echo done") == ("done\n", "0")
+def test_what_is_left_behind_may_go_on_writing(execd, session, tmp_path):
+    go = tmp_path / "go"
+    script = f"until [ -e {go} ]; do sleep 0.01; done; echo to nobody; seq 100000; echo alive >late"
+    assert session.run(f"rm -f late; ({script}) & echo done") == ("done\n", "0")
+    go.touch()
     wait_until(lambda: session.run("cat late")[0] == "alive\n", "the background job lived through its writes")
     wait_until(lambda: not descendants(execd), "it is gone")
 

@@ -267,7 +267,8 @@ def upgrade(connection):
 @pytest.mark.parametrize("answer,word", [(429, "status 429"), (503, "status 503"), (404, "status 404"), (302, "status 302"), (hang, "no answer"),
                                          (drip, "no answer"), (flood, "answer"), (cut, "answer"), (garbage, "answer"), (upgrade, "answer")])
 def test_a_collector_that_does_not_take_it_harms_nobody(answer, word):
-    with Collector(answer) as c, Execd(env=c.environment(20, OTEL_METRIC_EXPORT_TIMEOUT="200")) as e:
+    limit = {"OTEL_METRIC_EXPORT_TIMEOUT": "200"} if answer in (hang, drip, flood) else {}
+    with Collector(answer) as c, Execd(env=c.environment(20, **limit)) as e:
         wait_until(lambda: len(c.requests) >= 5, "tries", 20)
         works(e)
         wait_until(lambda: len(c.requests) >= 10, "tries", 20)
@@ -282,10 +283,9 @@ def test_a_collector_that_does_not_take_it_harms_nobody(answer, word):
 def test_retry_after_is_kept():
     with Collector(503, {"Retry-After": "2"}) as c, Execd(env=c.environment(20)):
         wait_until(lambda: c.requests, "a try", 10)
-        begin = time.monotonic()
         c.fields = {}
         wait_until(lambda: len(c.requests) >= 2, "the next", 10)
-        assert time.monotonic() - begin > 1.7
+        assert c.times[1] - c.times[0] >= 2
 
 
 # ---- the end ----

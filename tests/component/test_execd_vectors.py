@@ -64,10 +64,12 @@ def test_a2_spaces_succeed(execd):
     assert outcome(execd.run("   "))["type"] == "execution_complete"
 
 
-def test_a2_orphans_are_not_waited_for_and_live_on(execd):
-    events = execd.run("echo parent; (sleep 0.3; echo late) &")
+def test_a2_orphans_are_not_waited_for_and_live_on(execd, tmp_path):
+    go = tmp_path / "go"
+    events = execd.run(f"echo parent; (until [ -e {go} ]; do sleep 0.01; done; echo late) &")
     assert texts(events, "stdout") == ["parent\n"] and outcome(events)["type"] == "execution_complete"
     command = events[0]["text"]
+    go.touch()
     wait_until(lambda: execd.logs(command).body == b"parent\nlate\n", "the late line in the log, so no SIGPIPE")
 
 
