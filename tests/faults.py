@@ -14,14 +14,15 @@ class Preload:
 
     def __init__(self, server):
         path = server.state / "faults"
-        path.write_bytes(bytes(16))
+        path.write_bytes(bytes(24))
         self.file = open(path, "r+b")
-        self.words = mmap.mmap(self.file.fileno(), 16)
+        self.words = mmap.mmap(self.file.fileno(), 24)
         server.env.update(LD_PRELOAD=str(harness.BUILD / "test/tests/e2e/starve.so"), OPENSANDBOX_TEST_CONTROL=str(path))
 
-    def set(self, starve=0, hold=False, full=False):
-        """starve: the loop's n-th allocation from now fails; hold: no other thread takes up work; full: the store has no room."""
-        self.words[:16] = struct.pack("qq", starve, full)
+    def set(self, starve=0, hold=False, full=False, late=False):
+        """starve: the loop's n-th allocation from now fails; hold: no other thread takes up work; full: the store has no room;
+        late: nobody comes to look at the control groups of a process."""
+        self.words[:24] = struct.pack("qqq", starve, full, late)
         fcntl.flock(self.file, fcntl.LOCK_EX if hold else fcntl.LOCK_UN)
 
     def starving(self):

@@ -1,20 +1,23 @@
-// Preloaded into a server by tests/faults.py, which shares a file of two numbers with it: which
-// allocation of the loop's thread fails, counted from now (0: none), and whether the disk of the
-// store is full. While the test holds that file's lock, no thread takes up work it has waited for.
+// Preloaded into a server by tests/faults.py, which shares a file of three numbers with it: which
+// allocation of the loop's thread fails, counted from now (0: none), whether the disk of the store
+// is full, and whether a look at the control groups of a process waits. While the test holds that
+// file's lock, no thread takes up work it has waited for.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 struct control {
-    int64_t starve, full;
+    int64_t starve, full, late;
 };
 static struct control *control;
 static int control_fd = -1;
@@ -78,6 +81,18 @@ ssize_t pwrite64(int fd, const void *data, size_t len, off64_t at) {
         return -1;
     }
     return syscall(SYS_pwrite64, fd, data, len, at);
+}
+
+int openat64(int dir, const char *path, int flags, ...) {
+    const char *name = strrchr(path, '/');
+    va_list more;
+    va_start(more, flags);
+    mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, mode_t) : 0;
+    va_end(more);
+    while (control && name && !strcmp(name, "/cgroup") &&
+           __atomic_load_n(&control->late, __ATOMIC_RELAXED))
+        (void)usleep(1000);
+    return (int)syscall(SYS_openat, dir, path, flags, mode);
 }
 
 int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *lock) {

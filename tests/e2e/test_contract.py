@@ -370,6 +370,31 @@ def service_examples(x):
         x("DELETE", SANDBOX, sandbox_id=sandbox_id)
 
 
+def dead_execd(server):
+    """A first process of a sandbox that nobody has waited for."""
+    for task in pathlib.Path(f"/proc/{server}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):  # another, that has gone
+                if re.match("Name:\texecd\n(.*\n)*State:\tZ", pathlib.Path(f"/proc/{child}/status").read_text()):
+                    return True
+    return False
+
+
+def late_examples(x):
+    """A sandbox that has ended when the server comes to look at it has run. An engine's are not looked at."""
+    x.preload.set(late=x.kind == "oci")
+    try:
+        create = lambda: x("POST", "/v1/sandboxes", body={**BODY, "entrypoint": ["sh", "-c", "sleep 0.2; exit 3"]})
+        ended = lambda: x.kind == "docker" or harness.wait_until(lambda: dead_execd(x.server.process.pid), "execd has ended") and x.preload.set()
+        made = at_once((create,), (ended,))[0]
+    finally:
+        x.preload.set()
+    assert made.status == 202, made
+    wait_state(x, made.json()["id"], "Failed")
+    assert "code 3" in x("GET", SANDBOX, sandbox_id=made.json()["id"]).json()["status"]["message"]
+    x("DELETE", SANDBOX, sandbox_id=made.json()["id"])
+
+
 def snapshot_examples(x):
     source = x("POST", "/v1/sandboxes", body=BODY).json()["id"]
     create, one = SANDBOX + "/snapshots", "/v1/snapshots/{snapshot_id}"
@@ -696,7 +721,7 @@ def engine_examples(x):
     x("DELETE", SANDBOX, sandbox_id=made)
 
 
-EXAMPLES = [server_examples, create_examples, sandbox_examples, pending_examples, service_examples, snapshot_examples,
+EXAMPLES = [server_examples, create_examples, sandbox_examples, pending_examples, service_examples, late_examples, snapshot_examples,
             diagnostics_examples, policy_examples, pool_examples, full_examples, memory_examples, queue_examples, disk_examples, engine_examples]
 
 
