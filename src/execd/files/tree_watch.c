@@ -273,7 +273,7 @@ static struct event *take_event(struct tree_watch *t) {
 // else happened to the names of that directory since.
 static struct event *find_half(const struct tree_watch *t, const struct event *from,
                                bool *ret_over) {
-    LIST_EACH(&t->queue, at) {
+    for (struct list *at = t->queue.next; at && at != &t->queue; at = at->next) {
         struct event *e = LIST_ENTRY(at, struct event, node);
         if (e->mask & IN_MOVED_TO && e->cookie == from->cookie)
             return e;
