@@ -96,6 +96,8 @@ def test_every_signal_of_bootstrap_and_more_is_forwarded():
             os.kill(e.pid, getattr(signal, f"SIG{n}"))
             wait_until(lambda: f"got {n}\n".encode() in e.ring(), n)
         assert e.stdout("echo alive") == "alive\n"
+        os.kill(e.pid, signal.SIGTERM)
+        assert ended(e)[0] == 143
 
 
 def test_log_file(tmp_path):
