@@ -361,7 +361,7 @@ static void free_cuts_what_is_left(void **state) {
 
 // Our end of the connection from that port.
 static int accepted_from(in_port_t port) {
-    struct sockaddr_in a;
+    struct sockaddr_in a = {0};
     for (int fd = 3; fd < 256; fd++) {
         socklen_t len = sizeof a;
         if (!getpeername(fd, (struct sockaddr *)&a, &len) && a.sin_family == AF_INET &&
