@@ -154,7 +154,7 @@ static int copy_tree(struct oci *o, const char *id, const char *tmp, struct erro
     const struct spawn s = {.argv = (char *const *)argv,
                             .envp = env,
                             .stdio = {-1, -1, -1},
-                            .flags = SPAWN_NEW_GROUP | SPAWN_SEARCH_PATH};
+                            .flags = SPAWN_NEW_GROUP | SPAWN_DIE_WITH_US | SPAWN_SEARCH_PATH};
     if (spawn_run(&s, NULL, 0, NULL, &words, COPY_MS, &status, err))
         return error_wrap(err, "copy the sandbox's files");
     if (!status.code && !status.signal)
@@ -313,7 +313,8 @@ static int remove_ruins(struct oci *o, struct error *err) {
     for (struct dirent *e; !r && (e = readdir(d));)
         if (strncmp(e->d_name, TMP_PREFIX, strlen(TMP_PREFIX)) == 0) {
             base_release(o, e->d_name + strlen(TMP_PREFIX));
-            r = path_remove_tree(o->layers, e->d_name, err);
+            // moved, not emptied here: the copy of a server that was killed may still be dying
+            r = chores_discard(o->chores, o->layers, e->d_name, err);
         }
     (void)closedir(d);
     return r;
