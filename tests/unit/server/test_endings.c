@@ -40,16 +40,21 @@ static void test_no_promise_while_it_goes(void **state) {
     world_close(&w);
 }
 
+// Its provisioning hangs, and fails when that is let go.
+static void create_that_fails(struct world *w, struct answer *a) {
+    fake_hold(w->runtime, FAKE_PROVISION, true);
+    fake_fail(w->runtime, FAKE_PROVISION, 1);
+    (void)test_create(w, a, 60, 0);
+    UNTIL(w, a->times && fake_count(w->runtime, FAKE_PROVISION) == 1);
+}
+
 // Failed is told when a server that is killed just then would tell it, too; and its remains go.
 static void test_failed_is_durable(void **state) {
     (void)state;
     struct world w;
     struct answer a;
     world_open(&w);
-    fake_hold(w.runtime, FAKE_PROVISION, true);
-    fake_fail(w.runtime, FAKE_PROVISION, 1);
-    (void)test_create(&w, &a, 60, 0);
-    UNTIL(&w, a.times && fake_count(w.runtime, FAKE_PROVISION) == 1);
+    create_that_fails(&w, &a);
     fake_put(w.runtime, a.id); // ruins
     fake_fail(w.runtime, FAKE_DESTROY, 1000);
     fake_hold(w.runtime, FAKE_PROVISION, false);
@@ -74,10 +79,7 @@ static void test_failed_on_a_full_disk(void **state) {
     struct world w;
     struct answer a;
     world_open(&w);
-    fake_hold(w.runtime, FAKE_PROVISION, true);
-    fake_fail(w.runtime, FAKE_PROVISION, 1);
-    (void)test_create(&w, &a, 60, 0);
-    UNTIL(&w, a.times && fake_count(w.runtime, FAKE_PROVISION) == 1);
+    create_that_fails(&w, &a);
     disk_full(true);
     fake_hold(w.runtime, FAKE_PROVISION, false);
     UNTIL(&w, fake_count(w.runtime, FAKE_DESTROY) == 1);
