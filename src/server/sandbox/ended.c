@@ -12,9 +12,8 @@ struct ended {
     struct operation op;
     struct inspection found;
     struct error unknown; // set: nobody can tell how it ended
-    bool lost;            // ... and why is all that there is to say
+    struct error why;     // of a loss or a burial: all that there is to say
     // of a burial
-    struct error why;
     int64_t failed_us;
     bool durable;
 };
@@ -64,8 +63,8 @@ static void describe(struct sandbox *sb, const struct ended *e) {
     } else if (i->signal) {
         n = snprintf(sb->message, sizeof sb->message, "The entrypoint was killed by signal %d.",
                      i->signal);
-    } else if (e->lost) {
-        n = snprintf(sb->message, sizeof sb->message, "%s", unknown->message);
+    } else if (e->why.kind) {
+        n = snprintf(sb->message, sizeof sb->message, "%s", e->why.message);
     } else if (i->exit_code >= 0) {
         n = snprintf(sb->message, sizeof sb->message, "The entrypoint exited with code %d.",
                      i->exit_code);
@@ -89,7 +88,7 @@ static int apply(struct operation *op, struct error *err) {
     d->metrics.exited++;
     pool_leave(d, sb);
     registry_release(d->registry, sb);
-    if (e->lost)
+    if (e->why.kind)
         log_warning("sandbox %s: %s", sb->id, sb->message);
     else
         log_info("sandbox %s: %s: %s", sb->id, sandbox_state_name(sb->state), sb->message);
@@ -147,9 +146,8 @@ void ended_lost(struct domain *d, struct sandbox *sb, const struct error *why, b
                                                .steps = end_steps + STEP_OF_APPLY,
                                                .count = ARRAY_SIZE(end_steps) - STEP_OF_APPLY,
                                                .end = end};
-    start(
-        d, sb, remains ? &whole : &gone,
-        &(struct ended){.op.starting = true, .found.exit_code = -1, .unknown = *why, .lost = true});
+    start(d, sb, remains ? &whole : &gone,
+          &(struct ended){.op.starting = true, .found.exit_code = -1, .why = *why});
 }
 
 void record_now(struct domain *d, struct sandbox *sb, bool starting) {
